@@ -1,0 +1,2 @@
+//! The `tec` command.
+fn main() {}
