@@ -1,1 +1,16 @@
-//! Stub.
+//! Training on candle: data, models, objective, optimizer, loop, evaluation, export and quantization.
+//!
+//! The way of an image: [`data`] decodes and augments it, [`model`] turns the whole image into relation targets with the
+//! frozen base and encodes the visible patches with the new model, [`ops`] holds the differentiable operations that call
+//! `tec-core`, [`optim`] steps, [`quantize`] makes the file that `tec-edge` runs.
+
+pub mod data;
+mod error;
+pub mod eval;
+pub mod model;
+pub mod ops;
+pub mod optim;
+pub mod quantize;
+pub mod report;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Integer operations and the one rounding rule.
