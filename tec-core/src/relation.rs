@@ -1,0 +1,182 @@
+//! Relation targets (Gao et al.: *Towards sustainable self-supervised learning*, 2022, section 3): the base's features
+//! normalized over patches, and the attention rows of the queries that its class token attends to most.
+
+use crate::error::{Error, Result, at_least, length, product};
+use crate::lanes::{self, LANES};
+use crate::mask::{build_heap, check_keys, count_up, precedes, sift_down, sort_by_rank};
+use crate::softmax::softmax;
+
+/// Added to the variance when features are normalized.
+pub const FEATURE_EPS: f32 = 1e-6;
+
+/// Normalizes one image's features [patches, width] over the patches, each channel by itself: zero mean, unit
+/// unbiased variance, with [`FEATURE_EPS`] under the root.
+///
+/// # Errors
+/// [`Error::TooFew`] for fewer than two patches, which have no unbiased variance; [`Error::Length`].
+#[inline(always)]
+pub fn normalize_features(features: &[f32], patches: usize, width: usize, out: &mut [f32]) -> Result<()> {
+    at_least("patches", patches, 2)?;
+    at_least("width", width, 1)?;
+    length("features", features.len(), product(&[patches, width]))?;
+    length("out", out.len(), features.len())?;
+    for start in (0..width).step_by(LANES) {
+        let mean = column_sums(features, width, start, |_, v| v).map(|sum| sum / patches as f32);
+        let squares = column_sums(features, width, start, |lane, v| {
+            let distance = v - mean.get(lane).copied().unwrap_or(0.0);
+            distance * distance
+        });
+        let rstd = squares.map(|sum| 1.0 / libm::sqrtf(sum / (patches - 1) as f32 + FEATURE_EPS));
+        for (row, out) in features.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let channels = out.iter_mut().zip(row).skip(start).zip(mean.iter().zip(&rstd));
+            for ((out, &value), (&mean, &rstd)) in channels {
+                *out = (value - mean) * rstd;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The sums over rows of `f(channel − start, value)` for the eight channels from `start`; row i goes to lane i mod 8.
+#[inline(always)]
+fn column_sums(x: &[f32], width: usize, start: usize, f: impl Fn(usize, f32) -> f32) -> [f32; LANES] {
+    let end = width.min(start.saturating_add(LANES));
+    // partial[lane][channel]
+    let mut partial = [[0.0f32; LANES]; LANES];
+    for rows in x.chunks(width.saturating_mul(LANES)) {
+        for (sums, row) in partial.iter_mut().zip(rows.chunks_exact(width)) {
+            for (channel, (sum, &value)) in sums.iter_mut().zip(row.get(start..end).unwrap_or(&[])).enumerate() {
+                *sum += f(channel, value);
+            }
+        }
+    }
+    let mut totals = [0.0; LANES];
+    for (channel, total) in totals.iter_mut().enumerate() {
+        *total = lanes::combine(partial.map(|sums| sums.get(channel).copied().unwrap_or(0.0)));
+    }
+    totals
+}
+
+/// The K patches that the class token attends to most, best first.
+///
+/// `class_logits` is [heads, patches]: the class token's row of the attention logits, before softmax, without class and
+/// register columns. The rank of a patch is its mean over heads, in f32; of equal ones the lower patch number comes first.
+/// `index` has K elements, `scratch` one a patch.
+///
+/// # Errors
+/// [`Error::TooFew`] without heads, [`Error::TooMany`] for K above the number of patches, [`Error::NotANumber`] for a
+/// patch whose mean is NaN, [`Error::Length`].
+pub fn rank_queries(
+    class_logits: &[f32],
+    heads: usize,
+    patches: usize,
+    index: &mut [u32],
+    scratch: &mut [f32],
+) -> Result<()> {
+    at_least("heads", heads, 1)?;
+    at_least("patches", patches, 1)?;
+    length("class_logits", class_logits.len(), product(&[heads, patches]))?;
+    length("scratch", scratch.len(), patches)?;
+    if index.len() > patches {
+        return Err(Error::TooMany {
+            what: "queries",
+            most: patches,
+            actual: index.len(),
+        });
+    }
+    for (patch, mean) in scratch.iter_mut().enumerate() {
+        let mut total = lanes::Accumulator::new();
+        class_logits
+            .iter()
+            .skip(patch)
+            .step_by(patches)
+            .for_each(|&logit| total.push(logit));
+        // Negated, so that ascending order is best first.
+        *mean = -(total.total() / heads as f32);
+    }
+    check_keys("class_logits", scratch)?;
+
+    // A heap of the best K so far, the worst of them on top.
+    let before = |a, b| precedes(scratch, a, b);
+    count_up(index);
+    build_heap(index, before);
+    for candidate in (0..patches as u32).skip(index.len()) {
+        match index.first_mut() {
+            Some(worst) if before(candidate, *worst) => {
+                *worst = candidate;
+                sift_down(index, 0, before);
+            }
+            _ => {}
+        }
+    }
+    sort_by_rank(index, before);
+    Ok(())
+}
+
+/// Picks the target rows from one image's attention logits.
+///
+/// `logits` is [heads, 1 + patches, 1 + patches] with the class token first; `picked` becomes [1 + K, heads, patches]: the
+/// class token's row, then the rows of the K patches in `index`, all without the class column.
+///
+/// # Errors
+/// [`Error::Index`] for a patch that does not exist, [`Error::Length`].
+pub fn target_rows(logits: &[f32], heads: usize, patches: usize, index: &[u32], picked: &mut [f32]) -> Result<()> {
+    at_least("heads", heads, 1)?;
+    at_least("patches", patches, 1)?;
+    let tokens = patches.saturating_add(1);
+    length("logits", logits.len(), product(&[heads, tokens, tokens]))?;
+    length(
+        "picked",
+        picked.len(),
+        product(&[index.len().saturating_add(1), heads, patches]),
+    )?;
+    if let Some(&patch) = index.iter().find(|&&patch| patch as usize >= patches) {
+        return Err(Error::Index {
+            what: "patches",
+            index: patch as usize,
+            length: patches,
+        });
+    }
+    let queries = core::iter::once(0).chain(index.iter().map(|&patch| patch as usize + 1));
+    for (query, rows) in queries.zip(picked.chunks_exact_mut(heads * patches)) {
+        for (logits, row) in logits.chunks_exact(tokens * tokens).zip(rows.chunks_exact_mut(patches)) {
+            let columns = logits.iter().skip(query * tokens + 1);
+            for (out, &logit) in row.iter_mut().zip(columns) {
+                *out = logit;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// softmax(x / τ) of every row of `patches`; `picked` and `out` are [rows, patches].
+///
+/// # Errors
+/// [`Error::Range`] unless τ is positive and finite, [`Error::NotMultiple`] where `picked` is not whole rows,
+/// [`Error::Length`].
+#[inline(always)]
+pub fn tempered_target(picked: &[f32], patches: usize, tau: f32, out: &mut [f32]) -> Result<()> {
+    at_least("patches", patches, 1)?;
+    if !picked.len().is_multiple_of(patches) {
+        return Err(Error::NotMultiple {
+            what: "picked",
+            of: patches,
+            actual: picked.len(),
+        });
+    }
+    length("out", out.len(), picked.len())?;
+    if !(f32::MIN_POSITIVE..f32::INFINITY).contains(&tau) {
+        let (least, below) = (f64::from(f32::MIN_POSITIVE), f64::INFINITY);
+        return Err(Error::Range {
+            what: "tau",
+            least,
+            below,
+            actual: f64::from(tau),
+        });
+    }
+    let scale = 1.0 / tau;
+    for (row, out) in picked.chunks_exact(patches).zip(out.chunks_exact_mut(patches)) {
+        softmax(row, scale, out)?;
+    }
+    Ok(())
+}
