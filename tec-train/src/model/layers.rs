@@ -1,0 +1,213 @@
+//! The layers of a vision transformer, made of [`crate::ops`], from named weights of any source.
+
+use candle_core::Tensor;
+
+use super::observer::{Observer, Site, Unobserved};
+use crate::{Result, ops};
+
+/// Layer norms of blocks, encoders and decoders; the encoder adapter alone uses PyTorch's 1e-5.
+pub(crate) const NORM_EPS: f32 = 1e-6;
+
+/// How a fresh parameter starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Init {
+    Zeros,
+    Ones,
+    /// Uniform within ±√(6 / (inputs + outputs)), the tensor seen as a matrix `[first dimension, rest]` (Glorot, 2010).
+    Xavier,
+    /// Normal with mean 0 and deviation 0.02.
+    Token,
+}
+
+/// Where layers get their weights: fresh variables, or the tensors of a checkpoint.
+pub(crate) trait Weights {
+    fn take(&mut self, name: String, shape: &[usize], init: Init) -> Result<Tensor>;
+}
+
+/// A place in the tree of names.
+pub(crate) struct Scope<'a> {
+    weights: &'a mut dyn Weights,
+    prefix: String,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn root(weights: &'a mut dyn Weights) -> Self {
+        Self {
+            weights,
+            prefix: String::new(),
+        }
+    }
+
+    pub(crate) fn child(&mut self, name: &str) -> Scope<'_> {
+        Scope {
+            prefix: format!("{}{name}.", self.prefix),
+            weights: self.weights,
+        }
+    }
+
+    pub(crate) fn take(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        self.weights.take(format!("{}{name}", self.prefix), shape, init)
+    }
+}
+
+/// `x Wᵀ + b`.
+#[derive(Clone)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    pub(crate) fn new(mut scope: Scope, inputs: usize, outputs: usize) -> Result<Self> {
+        Ok(Self {
+            weight: scope.take("weight", &[outputs, inputs], Init::Xavier)?,
+            bias: scope.take("bias", &[outputs], Init::Zeros)?,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear(x, &self.weight, Some(&self.bias))
+    }
+}
+
+/// Layer norm over the last dimension.
+#[derive(Clone)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(mut scope: Scope, dim: usize, eps: f32) -> Result<Self> {
+        Ok(Self {
+            weight: scope.take("weight", &[dim], Init::Ones)?,
+            bias: scope.take("bias", &[dim], Init::Zeros)?,
+            eps,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}
+
+/// Linear, exact GELU, linear.
+#[derive(Clone)]
+pub(crate) struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn new(mut scope: Scope, dim: usize, hidden: usize) -> Result<Self> {
+        Ok(Self {
+            fc1: Linear::new(scope.child("fc1"), dim, hidden)?,
+            fc2: Linear::new(scope.child("fc2"), hidden, dim)?,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.observed(x, 0, &mut Unobserved)
+    }
+
+    fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+        let x = self.fc1.forward(x)?;
+        observer.observe(Site::Fc1, block, &x)?;
+        let x = ops::gelu(&x)?;
+        observer.observe(Site::Hidden, block, &x)?;
+        self.fc2.forward(&x)
+    }
+}
+
+/// Multi-head self-attention with timm's joined queries, keys and values.
+#[derive(Clone)]
+struct Attention {
+    heads: usize,
+    qkv: Linear,
+    proj: Linear,
+}
+
+impl Attention {
+    fn new(mut scope: Scope, dim: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            heads,
+            qkv: Linear::new(scope.child("qkv"), dim, 3 * dim)?,
+            proj: Linear::new(scope.child("proj"), dim, dim)?,
+        })
+    }
+
+    fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x)?;
+        observer.observe(Site::Qkv, block, &qkv)?;
+        let x = ops::attention(&qkv, self.heads)?;
+        observer.observe(Site::Attention, block, &x)?;
+        self.proj.forward(&x)
+    }
+}
+
+/// A pre-norm transformer block.
+#[derive(Clone)]
+pub(crate) struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl Block {
+    /// `depth` blocks under `scope`, named by number.
+    pub(crate) fn stack(mut scope: Scope, depth: usize, dim: usize, heads: usize, hidden: usize) -> Result<Vec<Self>> {
+        (0..depth)
+            .map(|block| Self::new(scope.child(&block.to_string()), dim, heads, hidden))
+            .collect()
+    }
+
+    fn new(mut scope: Scope, dim: usize, heads: usize, hidden: usize) -> Result<Self> {
+        Ok(Self {
+            norm1: LayerNorm::new(scope.child("norm1"), dim, NORM_EPS)?,
+            attn: Attention::new(scope.child("attn"), dim, heads)?,
+            norm2: LayerNorm::new(scope.child("norm2"), dim, NORM_EPS)?,
+            mlp: Mlp::new(scope.child("mlp"), dim, hidden)?,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.observed(x, 0, &mut Unobserved)
+    }
+
+    pub(crate) fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        observer.observe(Site::Norm1, block, &normed)?;
+        let x = ops::add(x, &self.attn.observed(&normed, block, observer)?)?;
+        observer.observe(Site::Residual, block, &x)?;
+        let normed = self.norm2.forward(&x)?;
+        observer.observe(Site::Norm2, block, &normed)?;
+        let x = ops::add(&x, &self.mlp.observed(&normed, block, observer)?)?;
+        observer.observe(Site::Residual, block, &x)?;
+        Ok(x)
+    }
+}
+
+/// The patch projection: a convolution whose stride is its size, which is a linear layer on patches.
+#[derive(Clone)]
+pub(crate) struct PatchEmbed {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl PatchEmbed {
+    /// `scope` is that of the model: the layer's name is `patch_embed.proj`.
+    pub(crate) fn new(mut scope: Scope, channels: usize, patch: usize, dim: usize) -> Result<Self> {
+        let mut scope = scope.child("proj");
+        Ok(Self {
+            weight: scope.take("weight", &[dim, channels, patch, patch], Init::Xavier)?,
+            bias: scope.take("bias", &[dim], Init::Zeros)?,
+        })
+    }
+
+    /// Patches `[B, n, C·p·p]`, channels first → tokens `[B, n, D]`.
+    pub(crate) fn forward(&self, patches: &Tensor) -> Result<Tensor> {
+        ops::linear(patches, &self.weight.flatten_from(1)?, Some(&self.bias))
+    }
+}

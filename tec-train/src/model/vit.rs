@@ -1,0 +1,304 @@
+//! The frozen encoder: a base model, or what training exports.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use tec_core::position::{Resample, resize_bicubic};
+
+use super::checkpoint::Checkpoint;
+use super::config::{EncoderMetadata, VitConfig};
+use super::decoder::patches_of;
+use super::layers::{Block, Init, LayerNorm, NORM_EPS, PatchEmbed, Scope};
+use super::load::{LoadOptions, LoadReport, StoredWeights};
+use super::observer::{Capture, Observer, Site, Unobserved};
+use super::plain;
+use crate::{Error, Result, ops};
+
+/// What the base says about a batch of whole images. Nothing here carries gradients.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// The mean of the last blocks' patch outputs, before the final norm, not yet normalized: `[B, L, T]`.
+    pub features: Tensor,
+    /// The last block's attention logits of the class token and of the query patches, over patches: `[B, 1+K, H, L]`.
+    pub logits: Tensor,
+    /// The query patches' numbers in rank order: u32 `[B, K]`.
+    pub index: Tensor,
+}
+
+/// A plain vision transformer with class token and position table, pre-norm blocks (eps 1e-6) and exact GELU, whose
+/// weights do not change and record no gradients.
+///
+/// Parameter names are timm's. Values are copied on loading: training a model afterwards does not change its exports.
+#[derive(Clone)]
+pub struct Vit {
+    config: VitConfig,
+    patch_embed: PatchEmbed,
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    weights: Vec<(String, Tensor)>,
+    metadata: Option<EncoderMetadata>,
+    report: LoadReport,
+}
+
+const POS_EMBED: &str = "pos_embed";
+
+impl Vit {
+    /// Reads a plain vision transformer from a safetensors file.
+    ///
+    /// Accepted are encoders exported by this project, timm-named plain models (a classifier's `head.*` and `fc_norm.*`
+    /// are ignored and listed), and checkpoints of this project's and the published masked autoencoders and TEC models,
+    /// whose decoders are ignored and listed; the input adapter of a TEC model is folded into its class token.
+    /// Everything but the number of heads is inferred from shapes.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file and what is wrong with it; [`Error::Usage`] for impossible `options`.
+    pub fn load(path: &Path, options: &LoadOptions, device: &Device) -> Result<Self> {
+        let Checkpoint { tensors, metadata } = Checkpoint::read(path, &Device::Cpu)?;
+        let metadata = metadata
+            .get(EncoderMetadata::KEY)
+            .map(|json| plain::metadata(json, path))
+            .transpose()?;
+        Self::from_tensors(tensors, metadata, path, options, device)
+    }
+
+    /// The encoder of a model in training, its weights copied.
+    pub(crate) fn from_state(state: Vec<(String, Tensor)>, config: &VitConfig, device: &Device) -> Result<Self> {
+        let tensors = state
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.copy()?)))
+            .collect::<Result<HashMap<_, _>>>()?;
+        let options = LoadOptions {
+            heads: Some(config.heads),
+            prefix: None,
+        };
+        Self::from_tensors(tensors, None, Path::new("the model in training"), &options, device)
+    }
+
+    fn from_tensors(
+        tensors: HashMap<String, Tensor>,
+        metadata: Option<EncoderMetadata>,
+        source: &Path,
+        options: &LoadOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let (mut tensors, ignored) = plain::select(tensors, options.prefix.as_deref());
+        plain::fold_input_adapter(&mut tensors, source)?;
+        let config = plain::infer(&tensors, options.heads, metadata.as_ref(), source)?;
+        let mut stored = StoredWeights::new(tensors, ignored, source, device);
+        let mut scope = Scope::root(&mut stored);
+        let dim = config.dim;
+        let cls_token = scope.take("cls_token", &[1, 1, dim], Init::Token)?;
+        let pos_embed = scope.take(POS_EMBED, &[1, 1 + config.patches(), dim], Init::Token)?;
+        let patch_embed = PatchEmbed::new(scope.child("patch_embed"), config.channels, config.patch_size, dim)?;
+        let blocks = Block::stack(scope.child("blocks"), config.depth, dim, config.heads, config.hidden())?;
+        let norm = LayerNorm::new(scope.child("norm"), dim, NORM_EPS)?;
+        let (weights, report) = stored.finish()?;
+        Ok(Self {
+            config,
+            patch_embed,
+            cls_token,
+            pos_embed,
+            blocks,
+            norm,
+            weights,
+            metadata,
+            report,
+        })
+    }
+
+    /// The geometry, at the grid the position table has now.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// What an encoder exported by this project says about itself: normalization and pooling.
+    pub fn metadata(&self) -> Option<&EncoderMetadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Which parameters of the file matched and which tensors were ignored.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Every weight by its timm name: class token (input adapter folded), positions, patch projection, blocks, norm.
+    pub fn weights(&self) -> &[(String, Tensor)] {
+        &self.weights
+    }
+
+    /// The same encoder for images of `grid · patch_size` pixels: its position table resized by bicubic interpolation,
+    /// widened when the grid shrinks, as timm does.
+    ///
+    /// This is how a base gets the new model's grid: the caller gives it the same crop, resized to that many pixels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the new image size is impossible.
+    pub fn resize(mut self, grid: usize) -> Result<Self> {
+        let from = self.config.grid();
+        if grid == from {
+            return Ok(self);
+        }
+        let config = VitConfig {
+            image_size: grid.saturating_mul(self.config.patch_size),
+            ..self.config.clone()
+        };
+        config.validate()?;
+        let dim = config.dim;
+        let table = patches_of(&self.pos_embed)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut resized = vec![0.0; grid * grid * dim];
+        resize_bicubic(&table, from, grid, dim, Resample::Antialias, &mut resized)?;
+        let device = self.pos_embed.device();
+        let patches = Tensor::from_vec(resized, (1, grid * grid, dim), device)?;
+        self.pos_embed = Tensor::cat(&[self.pos_embed.narrow(1, 0, 1)?.contiguous()?, patches], 1)?;
+        for (name, tensor) in &mut self.weights {
+            if name == POS_EMBED {
+                *tensor = self.pos_embed.clone();
+            }
+        }
+        if let Some(metadata) = &mut self.metadata {
+            metadata.config = config.clone();
+        }
+        self.config = config;
+        Ok(self)
+    }
+
+    /// Images `[B, C, S, S]` of the model's own size → tokens after the final norm `[B, 1+L, D]`, the class token first.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for images of another shape.
+    pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
+        self.observe(images, &mut Unobserved)
+    }
+
+    /// As [`Vit::tokens`], showing `observer` the values at every site on the way.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for images of another shape, and the observer's errors.
+    pub fn observe(&self, images: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        let mut x = self.embed(images, observer)?;
+        for (number, block) in self.blocks.iter().enumerate() {
+            x = block.observed(&x, number, observer)?;
+        }
+        let tokens = self.norm.forward(&x)?;
+        observer.observe(Site::FinalNorm, 0, &tokens)?;
+        Ok(tokens)
+    }
+
+    /// What a new model is to predict about whole images `[B, C, S, S]` of this model's own size: the mean of the last
+    /// `last_layers` blocks' patch outputs, and the last block's attention logits of the class token and of the `top_k`
+    /// patches it attends to most.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model has fewer blocks or patches than asked for, [`Error::Data`] for images of another
+    /// shape.
+    pub fn targets(&self, images: &Tensor, last_layers: usize, top_k: usize) -> Result<Targets> {
+        let (depth, patches) = (self.config.depth, self.config.patches());
+        if !(1..=depth).contains(&last_layers) {
+            return Err(Error::Usage(format!(
+                "`last_layers` {last_layers} must be between 1 and the base's {depth} blocks"
+            )));
+        }
+        if !(1..=patches).contains(&top_k) {
+            return Err(Error::Usage(format!(
+                "`top_k` {top_k} must be between 1 and the {patches} patches of an image"
+            )));
+        }
+        let mut x = self.embed(images, &mut Unobserved)?;
+        let mut sum: Option<Tensor> = None;
+        // Only the last block's stay: every block overwrites the one before.
+        let mut last_qkv = Capture {
+            site: Site::Qkv,
+            values: None,
+        };
+        for (number, block) in self.blocks.iter().enumerate() {
+            x = block.observed(&x, number, &mut last_qkv)?;
+            if number + last_layers >= depth {
+                let output = patches_of(&x)?;
+                sum = Some(match sum {
+                    Some(sum) => (sum + output)?,
+                    None => output,
+                });
+            }
+        }
+        let (Some(sum), Some(qkv)) = (sum, last_qkv.values) else {
+            return Err(Error::Usage("the base has no blocks".into()));
+        };
+        let (logits, index) = ops::base_relation(&qkv, self.config.heads, 1, top_k)?;
+        Ok(Targets {
+            features: (sum / last_layers as f64)?,
+            logits,
+            index,
+        })
+    }
+
+    /// Writes the encoder as a safetensors file with timm's names and `metadata` under the key `tec`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `metadata` is not about this encoder, [`Error::File`] if the file cannot be written.
+    pub fn save(&self, path: &Path, metadata: &EncoderMetadata) -> Result<()> {
+        metadata.validate()?;
+        if metadata.config != self.config {
+            return Err(Error::Usage(format!(
+                "the metadata of {} describes {:?}, but the encoder is {:?}",
+                path.display(),
+                metadata.config,
+                self.config
+            )));
+        }
+        let json = serde_json::to_string(metadata).map_err(|error| Error::File {
+            path: path.into(),
+            reason: format!("metadata cannot be written: {error}"),
+        })?;
+        let metadata = HashMap::from([(EncoderMetadata::KEY.to_string(), json)]);
+        Checkpoint {
+            tensors: self.weights.iter().cloned().collect(),
+            metadata,
+        }
+        .write(path)
+    }
+
+    /// Patch tokens and class token with their positions `[B, 1+L, D]`.
+    fn embed(&self, images: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        let patches = image_patches(images, &self.config)?;
+        let (batch, count, _) = patches.dims3()?;
+        let x = self.patch_embed.forward(&patches)?;
+        observer.observe(Site::PatchEmbed, 0, &x)?;
+        let x = x.broadcast_add(&self.pos_embed.narrow(1, 1, count)?)?;
+        let cls = (&self.cls_token + self.pos_embed.narrow(1, 0, 1)?)?;
+        let x = with_class_token(&cls, &x, batch)?;
+        observer.observe(Site::Residual, 0, &x)?;
+        Ok(x)
+    }
+}
+
+impl std::fmt::Debug for Vit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vit({:?})", self.config)
+    }
+}
+
+/// Images `[B, C, S, S]` → patches in the order of the projection's weights `[B, L, C·p·p]`.
+pub(crate) fn image_patches(images: &Tensor, config: &VitConfig) -> Result<Tensor> {
+    let size = config.image_size;
+    match images.dims() {
+        &[batch, channels, height, width]
+            if batch > 0 && channels == config.channels && height == size && width == size =>
+        {
+            ops::patchify(images, config.patch_size, ops::PatchOrder::ChannelsFirst)
+        }
+        other => Err(Error::Data(format!(
+            "images have the shape {other:?}, but the model takes [batch, {}, {size}, {size}]: resize them to \
+             `image_size` and use `channels` channels",
+            config.channels
+        ))),
+    }
+}
+
+/// `cls` `[1, 1, D]` before every image's tokens `[B, n, D]`.
+pub(crate) fn with_class_token(cls: &Tensor, tokens: &Tensor, batch: usize) -> Result<Tensor> {
+    let cls = cls.broadcast_as((batch, 1, cls.dim(2)?))?.contiguous()?;
+    Ok(Tensor::cat(&[&cls, tokens], 1)?)
+}
