@@ -53,11 +53,7 @@ impl Axis {
             };
         }
         let room = 0.04 * (self.high - self.low);
-        let low = if self.low == 0.0 {
-            0.0
-        } else {
-            self.low - room
-        };
+        let low = if self.low == 0.0 { 0.0 } else { self.low - room };
         Self {
             low,
             high: self.high + room,
@@ -66,7 +62,7 @@ impl Axis {
     }
 
     /// The same, but starting at zero if linear, above zero, and nearer to zero than to a small part of its height.
-    pub(super) fn from_zero_if_near(self) -> Self {
+    pub(super) fn anchored_at_zero(self) -> Self {
         if !self.logarithmic && self.low > 0.0 && self.low < 0.3 * self.high {
             return Self { low: 0.0, ..self };
         }
@@ -120,12 +116,10 @@ impl Axis {
 
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     // Beyond this the length of an axis could overflow.
-    values
-        .filter(|v| v.abs() < 1e300)
-        .fold(None, |bounds, v| match bounds {
-            None => Some((v, v)),
-            Some((low, high)) => Some((v.min(low), v.max(high))),
-        })
+    values.filter(|v| v.abs() < 1e300).fold(None, |bounds, v| match bounds {
+        None => Some((v, v)),
+        Some((low, high)) => Some((v.min(low), v.max(high))),
+    })
 }
 
 impl Ranged for Axis {
@@ -249,10 +243,7 @@ mod tests {
             Axis::linear([1e-300, 1e300].into_iter()).padded(),
         ] {
             assert!(axis.low < axis.high, "{axis:?}");
-            assert!(
-                !labels(axis, 6).is_empty() && labels(axis, 6).len() <= 12,
-                "{axis:?}"
-            );
+            assert!(!labels(axis, 6).is_empty() && labels(axis, 6).len() <= 12, "{axis:?}");
             assert_eq!(axis.map(&axis.low, (0, 100)), 0);
             assert_eq!(axis.map(&axis.high, (0, 100)), 100);
         }
@@ -267,7 +258,7 @@ mod tests {
             (12_000.0, "12000"),
             (3e-5, "3e-5"),
             (1.2e6, "1.2e6"),
-            (2.71828, "2.718"),
+            (2.345_67, "2.346"),
         ] {
             assert_eq!(number(value), text);
         }

@@ -29,10 +29,7 @@ pub fn skipped_images<N: AsRef<str>, R: AsRef<str>>(list: &[(N, R)]) -> Html {
         n => format!("{n} images were skipped"),
     };
     let mut html = Html::new();
-    markup!(
-        html,
-        "<details><summary>{count}</summary>\n<ul class=\"skipped\">\n"
-    );
+    markup!(html, "<details><summary>{count}</summary>\n<ul class=\"skipped\">\n");
     for (name, reason) in list.iter().take(NAMED) {
         let (name, reason) = (Escaped(name.as_ref()), Escaped(reason.as_ref()));
         markup!(
@@ -42,11 +39,7 @@ pub fn skipped_images<N: AsRef<str>, R: AsRef<str>>(list: &[(N, R)]) -> Html {
     }
     markup!(html, "</ul>\n");
     if list.len() > NAMED {
-        markup!(
-            html,
-            "<p class=\"note\">and {} more</p>\n",
-            list.len() - NAMED
-        );
+        markup!(html, "<p class=\"note\">and {} more</p>\n", list.len() - NAMED);
     }
     markup!(html, "</details>\n");
     html
@@ -61,10 +54,7 @@ mod tests {
     fn facts_are_escaped() {
         let html = facts([("data", "/tmp/<a> & \"b\""), ("seed", "7")]);
         assert_well_formed(html.as_str());
-        assert!(
-            html.as_str()
-                .contains("<dd>/tmp/&lt;a&gt; &amp; &quot;b&quot;</dd>")
-        );
+        assert!(html.as_str().contains("<dd>/tmp/&lt;a&gt; &amp; &quot;b&quot;</dd>"));
     }
 
     #[test]
@@ -78,10 +68,7 @@ mod tests {
             .collect();
         let html = skipped_images(&list);
         assert_well_formed(html.as_str());
-        assert!(
-            html.as_str().contains("205 images were skipped")
-                && html.as_str().contains("and 5 more")
-        );
+        assert!(html.as_str().contains("205 images were skipped") && html.as_str().contains("and 5 more"));
         assert_eq!(html.as_str().matches("<li>").count(), NAMED);
         assert!(html.as_str().contains("&lt;0&gt;.jpg"));
     }

@@ -82,18 +82,14 @@ pub(super) mod tests {
         let mut open: Vec<&str> = Vec::new();
         let mut rest = markup;
         while let Some(start) = rest.find('<') {
-            assert!(
-                !rest[..start].contains('>'),
-                "stray > in {:?}",
-                &rest[..start]
-            );
+            assert!(!rest[..start].contains('>'), "stray > in {:?}", &rest[..start]);
             rest = &rest[start + 1..];
             let end = rest.find('>').expect("a tag that ends");
             let tag = &rest[..end];
             rest = &rest[end + 1..];
             assert!(!tag.contains('<'), "stray < in <{tag}>");
             assert!(
-                tag.matches('"').count() % 2 == 0,
+                tag.matches('"').count().is_multiple_of(2),
                 "unbalanced quotes in <{tag}>"
             );
             if tag.starts_with('!') || tag.starts_with('?') {
@@ -104,10 +100,7 @@ pub(super) mod tests {
                 continue;
             }
             let name = tag.split([' ', '\n', '/']).next().expect("a name");
-            assert!(
-                name.chars().all(|c| c.is_ascii_alphanumeric()),
-                "odd element <{tag}>"
-            );
+            assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "odd element <{tag}>");
             if name == "style" {
                 let end = rest.find("</style>").expect("a style sheet that ends");
                 rest = &rest[end + "</style>".len()..];

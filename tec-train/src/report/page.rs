@@ -33,12 +33,7 @@ impl Report {
     }
 
     /// Adds a section; `text` says how to read what is in it, and may be empty.
-    pub fn section(
-        &mut self,
-        title: impl Into<String>,
-        text: impl Into<String>,
-        body: Html,
-    ) -> &mut Self {
+    pub fn section(&mut self, title: impl Into<String>, text: impl Into<String>, body: Html) -> &mut Self {
         self.sections.push(Section {
             title: title.into(),
             text: text.into(),
@@ -64,12 +59,7 @@ impl Report {
         }
         markup!(html, "<nav>");
         for (i, section) in self.sections.iter().enumerate() {
-            markup!(
-                html,
-                "<a href=\"#section-{}\">{}</a> ",
-                i + 1,
-                Escaped(&section.title)
-            );
+            markup!(html, "<a href=\"#section-{}\">{}</a> ", i + 1, Escaped(&section.title));
         }
         markup!(html, "</nav>\n</header>\n");
         for (i, section) in self.sections.iter().enumerate() {
@@ -103,9 +93,7 @@ impl Report {
             Ok(()) => Ok(path),
             Err(error) => Err(Error::File {
                 path,
-                reason: format!(
-                    "the report cannot be written: {error}; free space or choose another --out"
-                ),
+                reason: format!("the report cannot be written: {error}; free space or choose another --out"),
             }),
         }
     }
@@ -119,16 +107,12 @@ mod tests {
     #[test]
     fn a_page_needs_nothing_beside_it() {
         let mut report = Report::new("run <1>", "It's \"done\" & well");
-        report.section("First", "", Html::paragraph("a")).section(
-            "Second <2>",
-            "how & why",
-            Html::new(),
-        );
+        report
+            .section("First", "", Html::paragraph("a"))
+            .section("Second <2>", "how & why", Html::new());
         let page = report.to_html();
         assert_well_formed(&page);
-        for outside in [
-            "http://", "https://", "src=\"/", "<script", "<link", "@import", "url(",
-        ] {
+        for outside in ["http://", "https://", "src=\"/", "<script", "<link", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }
         assert!(page.contains("<title>run &lt;1&gt;</title>") && page.contains("Second &lt;2&gt;"));
@@ -140,11 +124,7 @@ mod tests {
         let inside = folder.path().join("run/report");
         Report::new("old", "").write(&inside).expect("writes");
         let path = Report::new("new", "").write(&inside).expect("writes again");
-        assert!(
-            fs::read_to_string(&path)
-                .expect("reads")
-                .contains("<h1>new</h1>")
-        );
+        assert!(fs::read_to_string(&path).expect("reads").contains("<h1>new</h1>"));
         assert_eq!(fs::read_dir(&inside).expect("lists").count(), 1);
         // A file where the folder should be.
         let error = Report::new("x", "").write(&path).expect_err("not a folder");

@@ -54,10 +54,7 @@ impl Picture {
 
     /// Patch rows and columns.
     pub(super) fn grid(&self, patch_size: usize) -> Result<Grid> {
-        if patch_size == 0
-            || !self.width.is_multiple_of(patch_size)
-            || !self.height.is_multiple_of(patch_size)
-        {
+        if patch_size == 0 || !self.width.is_multiple_of(patch_size) || !self.height.is_multiple_of(patch_size) {
             return Err(Error::Data(format!(
                 "a picture of the report: {}×{} pixels do not divide into patches of {patch_size}×{patch_size}",
                 self.width, self.height
@@ -118,11 +115,9 @@ impl Canvas {
             );
         }
         let factor = SMALLEST.div_ceil(side);
-        Self::build(
-            picture.width * factor,
-            picture.height * factor,
-            |x, y, _, _| picture.pixel(x / factor, y / factor),
-        )
+        Self::build(picture.width * factor, picture.height * factor, |x, y, _, _| {
+            picture.pixel(x / factor, y / factor)
+        })
     }
 
     /// The colors of [`heat`] from 0 to 1, as a bar.
@@ -130,27 +125,15 @@ impl Canvas {
         Self::build(128, 1, |x, _, width, _| heat(x as f32 / (width - 1) as f32))
     }
 
-    fn build(
-        width: usize,
-        height: usize,
-        pixel: impl Fn(usize, usize, usize, usize) -> [u8; 3],
-    ) -> Self {
+    fn build(width: usize, height: usize, pixel: impl Fn(usize, usize, usize, usize) -> [u8; 3]) -> Self {
         let pixels = (0..width * height)
             .map(|i| pixel(i % width, i / width, width, height))
             .collect();
-        Self {
-            width,
-            height,
-            pixels,
-        }
+        Self { width, height, pixels }
     }
 
     /// Replaces every pixel by `paint(patch, pixel, whether at the patch's right or lower edge)`.
-    pub(super) fn paint_patches(
-        &mut self,
-        grid: Grid,
-        paint: impl Fn(usize, [u8; 3], bool) -> [u8; 3],
-    ) {
+    pub(super) fn paint_patches(&mut self, grid: Grid, paint: impl Fn(usize, [u8; 3], bool) -> [u8; 3]) {
         let (width, height) = (self.width, self.height);
         let row = |y: usize| y * grid.rows / height;
         let column = |x: usize| x * grid.columns / width;
@@ -172,10 +155,7 @@ impl Canvas {
         for y in top.saturating_sub(1)..(bottom + 1).min(self.height) {
             for x in left.saturating_sub(1)..(right + 1).min(self.width) {
                 // Steps inwards from the frame's outermost line, which lies just outside the patch.
-                let depth = (x + 1 - left)
-                    .min(right - x)
-                    .min(y + 1 - top)
-                    .min(bottom - y);
+                let depth = (x + 1 - left).min(right - x).min(y + 1 - top).min(bottom - y);
                 match depth {
                     1 | 2 => self.pixels[y * self.width + x] = color,
                     0 | 3 => self.pixels[y * self.width + x] = [0; 3],
@@ -203,17 +183,9 @@ impl Canvas {
         } else {
             (self.pixels.concat(), ExtendedColorType::Rgb8)
         };
-        png::PngEncoder::new_with_quality(
-            &mut file,
-            png::CompressionType::Best,
-            png::FilterType::Adaptive,
-        )
-        .write_image(&bytes, side(self.width), side(self.height), color)
-        .map_err(|error| {
-            Error::Data(format!(
-                "a picture of the report cannot be encoded: {error}"
-            ))
-        })?;
+        png::PngEncoder::new_with_quality(&mut file, png::CompressionType::Best, png::FilterType::Adaptive)
+            .write_image(&bytes, side(self.width), side(self.height), color)
+            .map_err(|error| Error::Data(format!("a picture of the report cannot be encoded: {error}")))?;
         Ok(format!("data:image/png;base64,{}", base64(&file)))
     }
 }
@@ -224,11 +196,7 @@ fn span(at: usize, length: usize, longer: usize) -> std::ops::Range<usize> {
     from..((at + 1) * longer / length).max(from + 1)
 }
 
-fn mean(
-    picture: &Picture,
-    columns: std::ops::Range<usize>,
-    rows: std::ops::Range<usize>,
-) -> [u8; 3] {
+fn mean(picture: &Picture, columns: std::ops::Range<usize>, rows: std::ops::Range<usize>) -> [u8; 3] {
     let count = columns.len() * rows.len();
     let mut sums = [0usize; 3];
     for y in rows {
@@ -269,9 +237,10 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, &byte)| {
-            bits | u32::from(byte) << (16 - 8 * i)
-        });
+        let bits = chunk
+            .iter()
+            .enumerate()
+            .fold(0u32, |bits, (i, &byte)| bits | u32::from(byte) << (16 - 8 * i));
         for digit in 0..4 {
             let value = (bits >> (18 - 6 * digit)) & 63;
             text.push(if digit <= chunk.len() {
@@ -305,8 +274,7 @@ mod tests {
 
     #[test]
     fn small_pictures_are_enlarged_without_blurring() {
-        let picture = Picture::new(28, 28, 1, (0..784).map(|i| (i % 251) as u8).collect())
-            .expect("a picture");
+        let picture = Picture::new(28, 28, 1, (0..784).map(|i| (i % 251) as u8).collect()).expect("a picture");
         let canvas = Canvas::new(&picture);
         assert_eq!((canvas.width, canvas.height), (112, 112));
         for (x, y) in [(0, 0), (3, 3), (4, 0), (111, 111), (50, 77)] {
@@ -318,9 +286,7 @@ mod tests {
 
     #[test]
     fn large_pictures_are_reduced_to_means() {
-        let data = (0..448 * 896)
-            .map(|i| if i % 2 == 0 { 10 } else { 20 })
-            .collect();
+        let data = (0..448 * 896).map(|i| if i % 2 == 0 { 10 } else { 20 }).collect();
         let canvas = Canvas::new(&Picture::new(448, 896, 1, data).expect("a picture"));
         assert_eq!((canvas.width, canvas.height), (112, 224));
         assert!(canvas.pixels.iter().all(|&pixel| pixel == [15; 3]));
@@ -332,9 +298,7 @@ mod tests {
     fn pictures_survive_the_page() {
         use std::io::Cursor;
         for channels in [1, 3] {
-            let data: Vec<u8> = (0..120 * 130 * channels)
-                .map(|i| (i * 31 % 256) as u8)
-                .collect();
+            let data: Vec<u8> = (0..120 * 130 * channels).map(|i| (i * 31 % 256) as u8).collect();
             let picture = Picture::new(120, 130, channels, data).expect("a picture");
             let uri = Canvas::new(&picture).data_uri().expect("encodes");
             let text = uri.strip_prefix("data:image/png;base64,").expect("a PNG");
@@ -375,16 +339,7 @@ mod tests {
     fn patches_cover_the_canvas() {
         let picture = Picture::new(30, 20, 1, vec![0; 600]).expect("a picture");
         let grid = picture.grid(5).expect("divides");
-        assert_eq!(
-            (grid, grid.patches()),
-            (
-                Grid {
-                    rows: 4,
-                    columns: 6
-                },
-                24
-            )
-        );
+        assert_eq!((grid, grid.patches()), (Grid { rows: 4, columns: 6 }, 24));
         let mut canvas = Canvas::new(&picture);
         canvas.paint_patches(grid, |patch, _, _| [patch as u8; 3]);
         let scale = canvas.width / 30;
@@ -406,18 +361,9 @@ mod tests {
 
     #[test]
     fn impossible_pictures_are_errors() {
-        for (width, height, channels, length) in [
-            (2, 2, 1, 3),
-            (0, 2, 1, 0),
-            (2, 2, 2, 8),
-            (usize::MAX, 2, 3, 6),
-        ] {
-            let error =
-                Picture::new(width, height, channels, vec![0; length]).expect_err("no picture");
-            assert!(
-                error.to_string().contains(&format!("{width}×{height}")),
-                "{error}"
-            );
+        for (width, height, channels, length) in [(2, 2, 1, 3), (0, 2, 1, 0), (2, 2, 2, 8), (usize::MAX, 2, 3, 6)] {
+            let error = Picture::new(width, height, channels, vec![0; length]).expect_err("no picture");
+            assert!(error.to_string().contains(&format!("{width}×{height}")), "{error}");
         }
         let picture = Picture::new(28, 28, 1, vec![0; 784]).expect("a picture");
         assert!(picture.grid(0).is_err() && picture.grid(5).is_err() && picture.grid(56).is_err());
@@ -425,13 +371,8 @@ mod tests {
 
     #[test]
     fn heat_rises_in_brightness() {
-        let values: Vec<u8> = (0..=100)
-            .map(|i| brightness(heat(i as f32 / 100.0)))
-            .collect();
-        assert!(
-            values.windows(2).all(|pair| pair[0] <= pair[1]),
-            "{values:?}"
-        );
+        let values: Vec<u8> = (0..=100).map(|i| brightness(heat(i as f32 / 100.0))).collect();
+        assert!(values.windows(2).all(|pair| pair[0] <= pair[1]), "{values:?}");
         assert_eq!(
             (heat(-1.0), heat(0.0), heat(1.0), heat(2.0)),
             (VIRIDIS[0], VIRIDIS[0], VIRIDIS[8], VIRIDIS[8])

@@ -119,11 +119,7 @@ impl Plot {
                 Escaped(&series.name)
             );
             if let Some(&(_, last)) = series.points.last() {
-                markup!(
-                    html,
-                    " <span class=\"note\">ends at {}</span>",
-                    number(last)
-                );
+                markup!(html, " <span class=\"note\">ends at {}</span>", number(last));
             }
             markup!(html, "</span>");
         }
@@ -132,8 +128,7 @@ impl Plot {
             markup!(html, "<p class=\"note\">There is nothing to draw yet.</p>");
         } else {
             let height = |full: u32| if self.small { full * 3 / 5 } else { full };
-            for (class, width, height) in [("wide", 960, height(320)), ("narrow", 400, height(290))]
-            {
+            for (class, width, height) in [("wide", 960, height(320)), ("narrow", 400, height(290))] {
                 match self.draw(width, height) {
                     Ok(svg) => markup!(html, "<div class=\"{class}\">{svg}</div>\n"),
                     // A report is not worth losing for one picture.
@@ -151,21 +146,16 @@ impl Plot {
         html
     }
 
-    fn draw(
-        &self,
-        width: u32,
-        height: u32,
-    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    fn draw(&self, width: u32, height: u32) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let x = Axis::linear(points().map(|point| point.0));
         let y = match self.scale {
-            Scale::Linear => Axis::linear(points().map(|point| point.1)).from_zero_if_near(),
+            Scale::Linear => Axis::linear(points().map(|point| point.1)).anchored_at_zero(),
             Scale::Logarithmic => Axis::logarithmic(points().map(|point| point.1)),
         };
         let mut svg = String::new();
         {
-            let area = SVGBackend::with_string(&mut svg, (width * UNITS, height * UNITS))
-                .into_drawing_area();
+            let area = SVGBackend::with_string(&mut svg, (width * UNITS, height * UNITS)).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin(10 * UNITS)
                 .x_label_area_size(38 * UNITS)
@@ -190,8 +180,7 @@ impl Plot {
                 let color = RGBColor(0, 0, SERIES + (i % COLORS) as u8);
                 let drawn = downsample(&series.points, POINTS);
                 if series.points.len() >= LONG {
-                    chart
-                        .draw_series(LineSeries::new(drawn, color.mix(0.3).stroke_width(UNITS)))?;
+                    chart.draw_series(LineSeries::new(drawn, color.mix(0.3).stroke_width(UNITS)))?;
                     let course = smooth(&series.points, series.points.len() / 60);
                     chart.draw_series(LineSeries::new(
                         downsample(&course, POINTS),
@@ -199,16 +188,9 @@ impl Plot {
                     ))?;
                     continue;
                 }
-                chart.draw_series(LineSeries::new(
-                    drawn.iter().copied(),
-                    color.stroke_width(2 * UNITS),
-                ))?;
+                chart.draw_series(LineSeries::new(drawn.iter().copied(), color.stroke_width(2 * UNITS)))?;
                 if drawn.len() <= FEW {
-                    chart.draw_series(
-                        drawn
-                            .iter()
-                            .map(|&point| Circle::new(point, 3 * UNITS, color.filled())),
-                    )?;
+                    chart.draw_series(drawn.iter().map(|&point| Circle::new(point, 3 * UNITS, color.filled())))?;
                 }
             }
             area.present()?;
@@ -254,11 +236,7 @@ mod tests {
         html.as_str()
             .split("points=\"")
             .skip(1)
-            .map(|rest| {
-                rest.split('"')
-                    .next()
-                    .map_or(0, |list| list.split_whitespace().count())
-            })
+            .map(|rest| rest.split('"').next().map_or(0, |list| list.split_whitespace().count()))
             .collect()
     }
 
@@ -269,9 +247,7 @@ mod tests {
             .to_html();
         assert_well_formed(short.as_str());
         assert_eq!(short.as_str().matches("<circle").count(), 2 * 20);
-        assert!(
-            short.as_str().contains("class=\"stroke-1\"") && short.as_str().contains("ends at 0.1")
-        );
+        assert!(short.as_str().contains("class=\"stroke-1\"") && short.as_str().contains("ends at 0.1"));
         let long = Plot::new("loss", "step")
             .series(Series::new("total", falling(50_000)))
             .to_html();
@@ -291,10 +267,7 @@ mod tests {
         }
         let html = plot.to_html();
         assert_well_formed(html.as_str());
-        assert!(
-            !html.as_str().contains("=\"#0000"),
-            "a stand-in color was left"
-        );
+        assert!(!html.as_str().contains("=\"#0000"), "a stand-in color was left");
         assert!(html.as_str().contains("class=\"fill-6\"") && !html.as_str().contains("fill-7"));
     }
 

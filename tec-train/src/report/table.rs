@@ -111,11 +111,7 @@ impl Table {
                 Escaped(&column.title)
             );
             if !column.unit.is_empty() {
-                markup!(
-                    html,
-                    " <span class=\"note\">{}</span>",
-                    Escaped(&column.unit)
-                );
+                markup!(html, " <span class=\"note\">{}</span>", Escaped(&column.unit));
             }
             markup!(html, "</th>");
         }
@@ -125,11 +121,7 @@ impl Table {
             for (i, (column, cell)) in self.columns.iter().zip(row).enumerate() {
                 let class = class(column.numeric, cell.best);
                 if i == 0 {
-                    markup!(
-                        html,
-                        "<th scope=\"row\"{class}>{}</th>",
-                        Escaped(&cell.text)
-                    );
+                    markup!(html, "<th scope=\"row\"{class}>{}</th>", Escaped(&cell.text));
                 } else {
                     markup!(html, "<td{class}>{}</td>", Escaped(&cell.text));
                 }
@@ -172,13 +164,7 @@ impl fmt::Display for Table {
             };
             row.iter().enumerate().map(pad).collect()
         }));
-        let width = |i: usize| {
-            lines
-                .iter()
-                .map(|line| line[i].chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         for (n, line) in lines.iter().enumerate() {
             let mut text = String::new();
@@ -218,10 +204,7 @@ mod tests {
     fn the_page_marks_the_best_cell() {
         let html = summary().to_html();
         assert_well_formed(html.as_str());
-        assert!(
-            html.as_str()
-                .contains("<td class=\"number best\">81.35</td>")
-        );
+        assert!(html.as_str().contains("<td class=\"number best\">81.35</td>"));
         assert!(html.as_str().contains("new &lt;model&gt;"));
         assert_eq!(html.as_str().matches("<td").count(), 3);
     }

@@ -70,9 +70,7 @@ impl EventWriter {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn flush(&mut self) -> Result<()> {
-        self.file
-            .flush()
-            .map_err(|error| unwritable(&self.path, &error))
+        self.file.flush().map_err(|error| unwritable(&self.path, &error))
     }
 
     fn write(&mut self, event: &[u8]) -> Result<()> {
@@ -85,9 +83,7 @@ impl EventWriter {
 fn unwritable(path: &Path, error: &io::Error) -> Error {
     Error::File {
         path: path.to_owned(),
-        reason: format!(
-            "TensorBoard events cannot be written: {error}; free space or choose another --out"
-        ),
+        reason: format!("TensorBoard events cannot be written: {error}; free space or choose another --out"),
     }
 }
 
@@ -119,17 +115,8 @@ fn host() -> String {
         .ok()
         .or_else(|| std::env::var("COMPUTERNAME").ok());
     let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-    let name: String = name
-        .unwrap_or_default()
-        .trim()
-        .chars()
-        .filter(allowed)
-        .collect();
-    if name.is_empty() {
-        "localhost".to_owned()
-    } else {
-        name
-    }
+    let name: String = name.unwrap_or_default().trim().chars().filter(allowed).collect();
+    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 /// `Event { wall_time = 1, file_version = 3 }`.
@@ -144,10 +131,7 @@ fn start_event(wall_time: f64, step: u64) -> Vec<u8> {
     let mut session_log = Message::default();
     session_log.integer(1, 1);
     let mut event = Message::default();
-    event
-        .double(1, wall_time)
-        .integer(2, step)
-        .bytes(7, &session_log.0);
+    event.double(1, wall_time).integer(2, step).bytes(7, &session_log.0);
     event.0
 }
 
@@ -158,10 +142,7 @@ fn scalar_event(wall_time: f64, step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut summary = Message::default();
     summary.bytes(1, &entry.0);
     let mut event = Message::default();
-    event
-        .double(1, wall_time)
-        .integer(2, step)
-        .bytes(5, &summary.0);
+    event.double(1, wall_time).integer(2, step).bytes(5, &summary.0);
     event.0
 }
 
@@ -237,11 +218,7 @@ fn crc32c(data: &[u8]) -> u32 {
             let mut crc = byte as u32;
             let mut bit = 0;
             while bit < 8 {
-                crc = if crc & 1 == 1 {
-                    crc >> 1 ^ 0x82F6_3B78
-                } else {
-                    crc >> 1
-                };
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
                 bit += 1;
             }
             table[byte] = crc;
@@ -249,9 +226,9 @@ fn crc32c(data: &[u8]) -> u32 {
         }
         table
     };
-    !data.iter().fold(!0, |crc, &byte| {
-        TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8
-    })
+    !data
+        .iter()
+        .fold(!0, |crc, &byte| TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
 }
 
 #[cfg(test)]
@@ -284,15 +261,8 @@ mod tests {
             "16000000000000004f61be280900001040fc54d9412a0b0a090a026c7215000000009b1e3f9e"
         );
         // Lengths of more than one byte, a tag that is not ASCII, a large step, NaN.
-        let long = hex(&record(&scalar_event(
-            TIME,
-            1 << 40,
-            &"größe".repeat(40),
-            f32::NAN,
-        )));
-        assert!(long.starts_with(
-            "360100000000000049a71cb70900001040fc54d941108080808080202aa3020aa0020a98026772c3b6"
-        ));
+        let long = hex(&record(&scalar_event(TIME, 1 << 40, &"größe".repeat(40), f32::NAN)));
+        assert!(long.starts_with("360100000000000049a71cb70900001040fc54d941108080808080202aa3020aa0020a98026772c3b6"));
         assert!(long.ends_with("6772c3b6c39f65150000c07f7c8f9603"));
         assert_eq!(long.len(), 2 * (0x136 + 16));
     }
@@ -314,20 +284,9 @@ mod tests {
         first.scalar("loss", 1.25f64, 2).expect("writes");
         first.flush().expect("flushes");
         let second = EventWriter::resume(&inside, 2).expect("resumes");
-        assert!(
-            first.path() < second.path(),
-            "{:?} {:?}",
-            first.path(),
-            second.path()
-        );
-        let name = first
-            .path()
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a name");
-        let rest = name
-            .strip_prefix("events.out.tfevents.")
-            .expect("TensorBoard's prefix");
+        assert!(first.path() < second.path(), "{:?} {:?}", first.path(), second.path());
+        let name = first.path().file_name().and_then(|name| name.to_str()).expect("a name");
+        let rest = name.strip_prefix("events.out.tfevents.").expect("TensorBoard's prefix");
         let (time, host) = rest.split_once('.').expect("time and host");
         assert!(
             time.len() == 10 && time.parse::<u64>().is_ok() && !host.is_empty(),

@@ -40,25 +40,15 @@ pub fn masked_images(images: &[MaskedImage]) -> Result<Html> {
         expect_patches("the mask", grid, image.removed.len())?;
         let original = Canvas::new(&image.picture);
         let mut masked = original.clone();
-        masked.paint_patches(grid, |patch, pixel, edge| {
-            match (image.removed[patch], edge) {
-                (false, _) => pixel,
-                (true, false) => REMOVED,
-                (true, true) => REMOVED_EDGE,
-            }
+        masked.paint_patches(grid, |patch, pixel, edge| match (image.removed[patch], edge) {
+            (false, _) => pixel,
+            (true, false) => REMOVED,
+            (true, true) => REMOVED_EDGE,
         });
         let removed = image.removed.iter().filter(|&&removed| removed).count();
         markup!(html, "<figure><div class=\"pair\">");
-        push_image(
-            &mut html,
-            &original,
-            &format!("{}, whole", or_image(&image.name)),
-        )?;
-        push_image(
-            &mut html,
-            &masked,
-            &format!("{}, masked", or_image(&image.name)),
-        )?;
+        push_image(&mut html, &original, &format!("{}, whole", or_image(&image.name)))?;
+        push_image(&mut html, &masked, &format!("{}, masked", or_image(&image.name)))?;
         markup!(html, "</div><figcaption>");
         if !image.name.is_empty() {
             markup!(html, "{} ", Escaped(&image.name));
@@ -115,20 +105,14 @@ pub fn attention_maps(images: &[AttentionMaps]) -> Result<Html> {
             )));
         }
         let canvas = Canvas::new(&image.picture);
-        markup!(
-            html,
-            "<figure class=\"attention\">\n<div class=\"looked-at\">"
-        );
+        markup!(html, "<figure class=\"attention\">\n<div class=\"looked-at\">");
         push_image(&mut html, &canvas, or_image(&image.name))?;
         markup!(
             html,
             "<figcaption>{}</figcaption></div>\n<div class=\"scroll\"><table>\n",
             Escaped(or_image(&image.name))
         );
-        markup!(
-            html,
-            "<thead><tr><td></td><th scope=\"col\">class token</th>"
-        );
+        markup!(html, "<thead><tr><td></td><th scope=\"col\">class token</th>");
         for rank in 1..=image.queries.len() {
             markup!(html, "<th scope=\"col\">query {rank}</th>");
         }
@@ -145,10 +129,7 @@ pub fn attention_maps(images: &[AttentionMaps]) -> Result<Html> {
             for (i, map) in maps.iter().enumerate() {
                 let query = i.checked_sub(1).map(|i| image.queries[i]);
                 let drawn = overlay(&canvas, grid, map, query)?;
-                let whose = query.map_or_else(
-                    || "the class token".to_owned(),
-                    |patch| format!("patch {patch}"),
-                );
+                let whose = query.map_or_else(|| "the class token".to_owned(), |patch| format!("patch {patch}"));
                 markup!(html, "<td>");
                 push_image(&mut html, &drawn, &format!("{model}: attention of {whose}"))?;
                 markup!(html, "</td>");
@@ -233,11 +214,7 @@ mod tests {
     }
 
     fn maps() -> AttentionMaps {
-        let map = |at: usize| {
-            (0..49)
-                .map(|i| if i == at { 1.0 } else { 0.0 })
-                .collect::<Vec<f32>>()
-        };
+        let map = |at: usize| (0..49).map(|i| if i == at { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
         AttentionMaps {
             name: "<b>".to_owned(),
             picture: picture(),
@@ -247,9 +224,7 @@ mod tests {
             new_model: vec![
                 vec![0.25; 49],
                 vec![f32::MIN; 49],
-                (0..49)
-                    .map(|i| if i < 9 { f32::MIN } else { f32::MAX })
-                    .collect(),
+                (0..49).map(|i| if i < 9 { f32::MIN } else { f32::MAX }).collect(),
             ],
         }
     }
@@ -259,17 +234,13 @@ mod tests {
         let html = masked_images(&[masked(), masked()]).expect("draws");
         assert_well_formed(html.as_str());
         assert_eq!(html.as_str().matches("<img ").count(), 4);
-        assert!(
-            html.as_str().contains("13 of 49 patches visible") && !html.as_str().contains("<b>")
-        );
+        assert!(html.as_str().contains("13 of 49 patches visible") && !html.as_str().contains("<b>"));
         let html = attention_maps(&[maps()]).expect("draws");
         assert_well_formed(html.as_str());
         // The scale, the image, and two rows of three maps.
         assert_eq!(html.as_str().matches("<img ").count(), 8);
         assert!(
-            html.as_str().contains("query 2")
-                && !html.as_str().contains("query 3")
-                && !html.as_str().contains("<b>")
+            html.as_str().contains("query 2") && !html.as_str().contains("query 3") && !html.as_str().contains("<b>")
         );
         assert_well_formed(masked_images(&[]).expect("nothing").as_str());
         assert_well_formed(attention_maps(&[]).expect("nothing").as_str());
@@ -338,9 +309,6 @@ mod tests {
         let shades: Vec<u8> = (0..49)
             .map(|patch| brightness(drawn.pixel(patch % 7 * 16, patch / 7 * 16)))
             .collect();
-        assert!(
-            shades.is_sorted() && shades[48] > shades[0] + 100,
-            "{shades:?}"
-        );
+        assert!(shades.is_sorted() && shades[48] > shades[0] + 100, "{shades:?}");
     }
 }
