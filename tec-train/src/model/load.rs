@@ -55,30 +55,27 @@ impl LoadReport {
         }
         Err(Error::File {
             path: path.into(),
-            reason: format!("does not fit the model: {self}{}", self.hint()),
+            reason: format!("does not fit the model: {self}{}", hint(self.unexpected.iter())),
         })
     }
+}
 
-    /// What foreign names tell about a model that is not supported.
-    fn hint(&self) -> &'static str {
-        let any = |part: &str| self.unexpected.iter().any(|name| name.contains(part));
-        if any(".ls1.") || any(".gamma_1") || any("layer_scale") {
-            ". Its blocks have LayerScale, which is not supported: fold it into attn.proj and mlp.fc2"
-        } else if any("reg_token") || any("register_tokens") {
-            ". It has register tokens, which are not supported"
-        } else if any("norm_pre") || any("q_norm") || any("dist_token") || any("rope") {
-            ". It is no plain vision transformer, and only those are supported"
-        } else if any("encoder.layer") || any("embeddings.") {
-            ". It is named as Hugging Face's transformers name it; names as timm's are supported"
-        } else if self
-            .unexpected
-            .iter()
-            .any(|name| name.starts_with("module.") || name.starts_with("backbone."))
-        {
-            ". Its names have a prefix: give it as the option `prefix`"
-        } else {
-            ""
-        }
+/// What foreign names tell about a model that is not supported, as a sentence to append; or nothing.
+pub(crate) fn hint<'a>(names: impl Iterator<Item = &'a String> + Clone) -> &'static str {
+    let any = |parts: &[&str]| names.clone().any(|name| parts.iter().any(|part| name.contains(part)));
+    let begins = |prefix: &str| names.clone().any(|name| name.starts_with(prefix));
+    if any(&["embeddings."]) {
+        ". It is named as Hugging Face's transformers name it; names as timm's are supported"
+    } else if any(&["reg_token"]) {
+        ". It has register tokens, which are not supported"
+    } else if any(&[".ls1.", ".gamma_1"]) {
+        ". Its blocks have LayerScale, which is not supported: fold it into attn.proj and mlp.fc2"
+    } else if any(&["norm_pre.", "q_norm.", "dist_token", "rope", "attn_pool."]) {
+        ". It is no plain vision transformer, and only those are supported"
+    } else if begins("module.") || begins("backbone.") || begins("teacher.") || begins("encoder.") {
+        ". Its names have a prefix: give it as the option `prefix`"
+    } else {
+        ""
     }
 }
 

@@ -107,8 +107,9 @@ impl Mae {
     /// The loss of a batch: squared error of the pixels, mean over a patch's values, averaged over removed patches.
     ///
     /// # Errors
-    /// As [`Mae::predict`].
+    /// As [`Mae::predict`], and [`crate::Error::Data`] for masks that remove nothing.
     pub fn loss(&self, images: &Tensor, masks: &Masks) -> Result<Tensor> {
+        masks.require_removed()?;
         let predicted = self.predict(images, masks)?;
         let mut pixels = ops::patchify(images, self.config.encoder.patch_size, ops::PatchOrder::ChannelsLast)?;
         if self.config.norm_pix {

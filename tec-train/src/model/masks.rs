@@ -72,6 +72,17 @@ impl Masks {
         }
         Self::from_noise(&noise, samples.len(), patches, mask_ratio, device)
     }
+
+    /// Passes when a loss over removed patches has something to be about.
+    pub(crate) fn require_removed(&self) -> Result<()> {
+        let (visible, patches) = (self.keep.dim(1)?, self.restore.dim(1)?);
+        if visible < patches {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "no patch of {patches} was removed, and the loss is about removed ones: raise `mask_ratio`"
+        )))
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::config::{EncoderMetadata, VitConfig};
+use super::load::hint;
 use super::params::finite;
 use crate::{Error, Result};
 
@@ -105,7 +106,7 @@ pub(crate) fn infer(
 ) -> Result<VitConfig> {
     let refused = |reason: String| Error::File {
         path: source.into(),
-        reason,
+        reason: format!("{reason}{}", hint(tensors.keys())),
     };
     let shape = |name: &str| -> Result<&[usize]> {
         let found = tensors.get(name).map(Tensor::dims);

@@ -169,9 +169,11 @@ impl Tec {
     /// The losses of a batch: images `[B, C, S, S]`, what the base says about them whole, and their masks.
     ///
     /// # Errors
-    /// [`Error::Data`] for images or targets of another shape, [`Error::Candle`] for masks of another.
+    /// [`Error::Data`] for images or targets of another shape or masks that remove nothing, [`Error::Candle`] for masks of
+    /// another shape.
     pub fn losses(&self, images: &Tensor, targets: &Targets, masks: &Masks) -> Result<Losses> {
         self.check(targets)?;
+        masks.require_removed()?;
         let predicted = self.predict(images, &targets.index, masks)?;
         let features = ops::normalize_features(&targets.features)?;
         let feature = ops::feature_loss(&predicted.features, &features, &masks.removed)?;
