@@ -1,1 +1,46 @@
-//! To come.
+//! Images: where they come from, how they are decoded, cropped and batched.
+//!
+//! A [`Source`] is a numbered collection of images: a [`Folder`] of JPEG and PNG files, an [`Idx`] file, a [`Subset`] of
+//! either; [`open`] finds out which. The [`Loader`] shuffles it, decodes and augments on several threads, and yields
+//! [`Batch`]es of 8-bit pixels that depend on (seed, epoch, step) alone; [`to_tensor`] normalizes them for a model.
+
+mod augment;
+mod decode;
+mod folder;
+mod idx;
+mod loader;
+mod normalize;
+mod pixels;
+mod resize;
+mod source;
+mod worker;
+
+use std::path::Path;
+
+pub use augment::{Augment, Placement};
+pub use decode::{ImageInfo, decode, inspect};
+pub use folder::{Folder, read_image};
+pub use idx::Idx;
+pub use loader::{Batch, Batches, Loader, LoaderConfig, Order, Skipped};
+pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalization, to_tensor};
+pub use pixels::Pixels;
+pub use resize::{Region, Resizer};
+pub use source::{Source, Subset};
+
+use crate::{Error, Result};
+
+/// Opens a data set: a folder of JPEG and PNG images, or an IDX file of images (with its labels beside it).
+///
+/// # Errors
+/// [`Error::File`] when the path is missing or holds no images; the message says what to give instead.
+pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Source>> {
+    let path = path.as_ref();
+    match path.metadata() {
+        Err(error) => Err(Error::File {
+            path: path.to_path_buf(),
+            reason: format!("{error}; give a folder of JPEG or PNG images, or an IDX file of images"),
+        }),
+        Ok(metadata) if metadata.is_dir() => Ok(Box::new(Folder::open(path)?)),
+        Ok(_) => Ok(Box::new(Idx::open(path)?)),
+    }
+}
