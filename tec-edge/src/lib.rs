@@ -1,3 +1,33 @@
-//! Stub.
+//! The quantized encoder for devices: reads its file in place, computes in integers, needs no heap and no operating system.
+//!
+//! ```
+//! use tec_edge::{Aligned, Encoder, Error, Image, Output, Outputs};
+//!
+//! fn embed(file: &[u8], pixels: &[u8], embedding: &mut [i16]) -> Result<(), Error> {
+//!     let encoder = Encoder::from_bytes(file)?;
+//!     let mut scratch = Aligned::<[u8; 32 * 1024]>::zeroed();
+//!     assert!(encoder.scratch_len(Outputs::MEAN) <= scratch.0.len());
+//!     encoder.encode(Image::Pixels(pixels), &mut scratch.0, Output { mean: Some(embedding), ..Output::default() })
+//! }
+//! ```
+//!
+//! What it computes, bit for bit, is written in `docs/integer-encoder.md`; the file's format in `docs/encoder-file.md`. Every
+//! operation but the matrix products is `tec_core::integer`'s. Nothing here panics, whatever the file, the image or the
+//! lengths of the slices.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod aligned;
+mod block;
+mod encoder;
+mod error;
+pub mod format;
+mod kernel;
+mod layers;
+mod plan;
+mod views;
+
+pub use aligned::{ALIGNMENT, Aligned};
+pub use encoder::{Encoder, Image, Output, OutputKind, Outputs};
+pub use error::Error;
+pub use format::{Geometry, Pool};

@@ -1,0 +1,163 @@
+//! One block: attention, one head at a time, and the MLP, one tile of tokens at a time.
+
+use tec_core::integer::{GELU_TABLE_LEN, gelu, saturate_i8, saturate_i16, scale, softmax_weights, weighted_mean};
+
+use crate::format::{BlockShifts, File, Section, place_in_block, section_index};
+use crate::layers::{Linear, Norm};
+use crate::plan::{AttentionBuffers, MlpBuffers, TILE};
+use crate::views::{I32s, part, part_mut};
+use crate::{Error, kernel};
+
+/// The constants of one block.
+pub(crate) struct Block<'a> {
+    dim: usize,
+    heads: usize,
+    norm1: Norm<'a>,
+    qkv: Linear<'a>,
+    softmax_multiplier: I32s<'a>,
+    softmax_shift: u32,
+    attention_multiplier: I32s<'a>,
+    attention_shift: u32,
+    proj: Linear<'a>,
+    norm2: Norm<'a>,
+    fc1: Linear<'a>,
+    gelu: &'a [i8; GELU_TABLE_LEN],
+    fc2: Linear<'a>,
+}
+
+impl<'a> Block<'a> {
+    pub(crate) fn read(file: &File<'a>, block: usize) -> Result<Self, Error> {
+        let section = |section| file.section(section_index(block, place_in_block(section)));
+        let shifts = BlockShifts::read(section(Section::Shifts));
+        let dim = file.header.geometry.dim as usize;
+        let epsilon = file.header.epsilon;
+        let linear = |weight, bias, multiplier, inner, shift| Linear {
+            weight: bytemuck::cast_slice(section(weight)),
+            inner,
+            bias: I32s(section(bias)),
+            multiplier: I32s(section(multiplier)),
+            shift,
+        };
+        let norm = |multiplier, offset, bits| Norm {
+            multiplier: I32s(section(multiplier)),
+            offset: I32s(section(offset)),
+            bits,
+            epsilon,
+        };
+        let table: &[i8] = bytemuck::cast_slice(section(Section::GeluTable));
+        let invalid = Error::Section {
+            section: Section::GeluTable,
+            block: block as u32,
+            reason: "it is too short",
+        };
+        use Section::*;
+        Ok(Self {
+            dim,
+            heads: file.header.geometry.heads as usize,
+            norm1: norm(Norm1Multiplier, Norm1Offset, shifts.norm1),
+            qkv: linear(QkvWeight, QkvBias, QkvMultiplier, dim, shifts.qkv),
+            softmax_multiplier: I32s(section(SoftmaxMultiplier)),
+            softmax_shift: shifts.softmax,
+            attention_multiplier: I32s(section(AttentionMultiplier)),
+            attention_shift: shifts.attention,
+            proj: linear(ProjWeight, ProjBias, ProjMultiplier, dim, shifts.proj),
+            norm2: norm(Norm2Multiplier, Norm2Offset, shifts.norm2),
+            fc1: linear(Fc1Weight, Fc1Bias, Fc1Multiplier, dim, shifts.fc1),
+            gelu: table.first_chunk().ok_or(invalid)?,
+            fc2: linear(
+                Fc2Weight,
+                Fc2Bias,
+                Fc2Multiplier,
+                file.header.geometry.hidden as usize,
+                shifts.fc2,
+            ),
+        })
+    }
+
+    /// Adds the attention's output to `tokens`, `[.., dim]`.
+    pub(crate) fn attention(&self, tokens: &mut [i16], mut buffers: AttentionBuffers<'_>) {
+        for head in 0..self.heads {
+            self.keys_and_values(head, tokens, &mut buffers);
+            self.attend(head, tokens, &mut buffers);
+        }
+        let tile_len = (TILE * self.dim).max(1);
+        for (tile, joined) in tokens.chunks_mut(tile_len).zip(buffers.joined.chunks(tile_len)) {
+            self.add_layer(&self.proj, joined, tile);
+        }
+    }
+
+    /// Adds the MLP's output to `tokens`, `[.., dim]`.
+    pub(crate) fn mlp(&self, tokens: &mut [i16], buffers: MlpBuffers<'_>) {
+        let hidden_len = self.fc2.inner;
+        for tile in tokens.chunks_mut((TILE * self.dim).max(1)) {
+            let normalized = self.norm2.tile(tile, self.dim, buffers.normalized);
+            self.fc1.apply(normalized, |token, output, value| {
+                if let Some(slot) = buffers.hidden.get_mut(token * hidden_len + output) {
+                    *slot = gelu(self.gelu, saturate_i8(value));
+                }
+            });
+            let count = tile.len() / self.dim.max(1);
+            self.add_layer(&self.fc2, part(buffers.hidden, 0, count * hidden_len), tile);
+        }
+    }
+
+    /// Adds a layer's outputs to a tile of the residual stream.
+    fn add_layer(&self, layer: &Linear<'_>, inputs: &[i8], tile: &mut [i16]) {
+        layer.apply(inputs, |token, output, value| {
+            if let Some(slot) = tile.get_mut(token * self.dim + output) {
+                *slot = slot.saturating_add(saturate_i16(value));
+            }
+        });
+    }
+
+    fn keys_and_values(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>) {
+        let count = buffers.scores.len();
+        let width = self.dim / self.heads.max(1);
+        let keys = self.qkv.outputs(self.dim + head * width, width);
+        let values = self.qkv.outputs(2 * self.dim + head * width, width);
+        for (tile_index, tile) in tokens.chunks((TILE * self.dim).max(1)).enumerate() {
+            let first = tile_index * TILE;
+            let normalized = self.norm1.tile(tile, self.dim, buffers.normalized);
+            keys.apply(normalized, |token, output, value| {
+                if let Some(slot) = buffers.keys.get_mut((first + token) * width + output) {
+                    *slot = saturate_i8(value);
+                }
+            });
+            values.apply(normalized, |token, output, value| {
+                if let Some(slot) = buffers.values.get_mut(output * count + first + token) {
+                    *slot = saturate_i8(value);
+                }
+            });
+        }
+    }
+
+    fn attend(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>) {
+        let count = buffers.scores.len();
+        let width = self.dim / self.heads.max(1);
+        let queries = self.qkv.outputs(head * width, width);
+        let softmax_multiplier = self.softmax_multiplier.get(head).unwrap_or(0);
+        let multipliers = self.attention_multiplier.part(head * width, width);
+        for (tile_index, tile) in tokens.chunks((TILE * self.dim).max(1)).enumerate() {
+            let normalized = self.norm1.tile(tile, self.dim, buffers.normalized);
+            queries.apply(normalized, |token, output, value| {
+                if let Some(slot) = buffers.queries.get_mut(token * width + output) {
+                    *slot = saturate_i8(value);
+                }
+            });
+            let in_tile = tile.len() / self.dim.max(1);
+            for (t, query) in buffers.queries.chunks_exact(width.max(1)).take(in_tile).enumerate() {
+                for (score, key) in buffers.scores.iter_mut().zip(buffers.keys.chunks_exact(width.max(1))) {
+                    *score = kernel::dot(query, key);
+                }
+                let sum = softmax_weights(buffers.scores, softmax_multiplier, self.softmax_shift, buffers.weights);
+                let mean = weighted_mean(sum);
+                let out = part_mut(buffers.joined, (tile_index * TILE + t) * self.dim + head * width, width);
+                let rows = buffers.values.chunks_exact(count.max(1));
+                for ((slot, values), multiplier) in out.iter_mut().zip(rows).zip(multipliers.iter()) {
+                    let total = kernel::dot_unsigned(buffers.weights, values);
+                    *slot = saturate_i8(scale(mean(total), multiplier, self.attention_shift));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The header: geometry, scales and what the outputs are.
+
+use super::Geometry;
+use super::checksum::CHECKSUM_AT;
+use crate::Error;
+
+/// The first eight bytes of a file. The end-of-file and line-feed characters show transfers that change text.
+pub const MAGIC: [u8; 8] = *b"TECENC\x1a\n";
+/// The version this library reads and writes.
+pub const VERSION: u32 = 1;
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 144;
+/// Longest name in bytes.
+pub const MAX_NAME: usize = u8::MAX as usize;
+/// `mean` is the mean over the patches of the final norm's outputs. Kind 1, a norm of the mean, is reserved.
+pub const MEAN_OF_NORM: u32 = 0;
+
+/// How pixels were normalized in training: `(pixel / 255 - mean) / std`. Folded into the patch projection already; kept for
+/// images that come normalized, and for inspection. Grey encoders use the first entry, the others are 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Normalization {
+    /// Mean of each channel.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel, positive.
+    pub std: [f32; 3],
+}
+
+/// Which output is meant as the image's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Pool {
+    /// The class token.
+    Class,
+    /// The mean of the patch tokens.
+    Mean,
+}
+
+/// Everything the header says, in its order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Header {
+    /// Shapes.
+    pub geometry: Geometry,
+    /// The embedding.
+    pub pool: Pool,
+    /// Bytes of the name.
+    pub name_len: u8,
+    /// The residual stream's scale is 2^-`residual_bits`.
+    pub residual_bits: i8,
+    /// `round(eps * dim^2 * 4^residual_bits)`, at least 1: LayerNorm's epsilon in integers.
+    pub epsilon: u64,
+    /// Shift of the patch projection's multipliers.
+    pub patch_shift: u8,
+    /// Fractional bits of the final norm before rounding.
+    pub norm_bits: u8,
+    /// The class output's scale is 2^-`class_bits`.
+    pub class_bits: i8,
+    /// The mean output's scale is 2^-`mean_bits`.
+    pub mean_bits: i8,
+    /// The patch outputs' scale is 2^-`patch_bits`.
+    pub patch_bits: i8,
+    /// Pixels' normalization.
+    pub normalization: Normalization,
+}
+
+/// Largest shift of a multiplier.
+pub(crate) const MAX_SHIFT: u8 = 62;
+/// Fractional bits that LayerNorm can have before rounding.
+pub(crate) const NORM_BITS: core::ops::RangeInclusive<u8> = 16..=45;
+const MAX_EPSILON: u64 = 1 << 59;
+
+impl Header {
+    /// Whether every number is in range.
+    ///
+    /// # Errors
+    /// [`Error::Header`] naming the first that is not.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.geometry.validate()?;
+        let check = |what, value: u32, ok: bool| {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::Header {
+                    what,
+                    value: value.into(),
+                })
+            }
+        };
+        let signed = |what, value: i8, range: core::ops::RangeInclusive<i8>| {
+            check(what, i32::from(value) as u32, range.contains(&value))
+        };
+        signed("residual_bits", self.residual_bits, -16..=24)?;
+        if !(1..=MAX_EPSILON).contains(&self.epsilon) {
+            return Err(Error::Header {
+                what: "epsilon",
+                value: self.epsilon,
+            });
+        }
+        check("patch_shift", self.patch_shift.into(), self.patch_shift <= MAX_SHIFT)?;
+        check("norm_bits", self.norm_bits.into(), NORM_BITS.contains(&self.norm_bits))?;
+        let finest = self.norm_bits as i8 - 1;
+        signed("class_bits", self.class_bits, -16..=finest)?;
+        signed("patch_bits", self.patch_bits, -16..=finest)?;
+        signed("mean_bits", self.mean_bits, -16..=44)?;
+        check(
+            "mean_bits",
+            i32::from(self.mean_bits) as u32,
+            self.mean_shift().is_some(),
+        )?;
+        let channels = self.geometry.channels as usize;
+        for (i, (&mean, &std)) in self.normalization.mean.iter().zip(&self.normalization.std).enumerate() {
+            let used = i < channels;
+            check(
+                "mean",
+                mean.to_bits(),
+                if used { mean.is_finite() } else { mean.to_bits() == 0 },
+            )?;
+            check(
+                "std",
+                std.to_bits(),
+                if used {
+                    std.is_normal() && std > 0.0
+                } else {
+                    std.to_bits() == 0
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The shift that takes a sum over the patches, times the mantissa of the reciprocal of their number, to the mean's scale.
+    pub(crate) fn mean_shift(&self) -> Option<u32> {
+        let inverse = tec_core::integer::reciprocal(u32::try_from(self.geometry.patches()).ok()?);
+        let shift = inverse
+            .shift
+            .checked_add_signed(i32::from(self.patch_bits) - i32::from(self.mean_bits))?;
+        (1..=u32::from(MAX_SHIFT)).contains(&shift).then_some(shift)
+    }
+
+    /// Reads and validates the first [`HEADER_LEN`] bytes of `file`.
+    pub(crate) fn read(file: &[u8]) -> Result<Self, Error> {
+        let Some(bytes) = file.first_chunk::<HEADER_LEN>() else {
+            return Err(Error::Length {
+                what: "file's bytes",
+                expected: HEADER_LEN,
+                actual: file.len(),
+            });
+        };
+        let mut fields = Fields { bytes: &bytes[20..] };
+        let flags = fields.u32();
+        if flags != 0 {
+            return Err(Error::Unsupported {
+                what: "flags",
+                value: flags,
+            });
+        }
+        let geometry = Geometry {
+            image_size: fields.u32(),
+            patch_size: fields.u32(),
+            channels: fields.u32(),
+            dim: fields.u32(),
+            depth: fields.u32(),
+            heads: fields.u32(),
+            hidden: fields.u32(),
+        };
+        let pool = match fields.u32() {
+            0 => Pool::Class,
+            1 => Pool::Mean,
+            value => return Err(Error::Unsupported { what: "pool", value }),
+        };
+        let mean_kind = fields.u32();
+        if mean_kind != MEAN_OF_NORM {
+            return Err(Error::Unsupported {
+                what: "mean kind",
+                value: mean_kind,
+            });
+        }
+        let epsilon = u64::from(fields.u32()) | u64::from(fields.u32()) << 32;
+        let [residual_bits, class_bits, mean_bits, patch_bits] = fields.u32().to_le_bytes().map(|byte| byte as i8);
+        let [patch_shift, norm_bits, name_len, zero] = fields.u32().to_le_bytes();
+        let normalization = Normalization {
+            mean: core::array::from_fn(|_| f32::from_bits(fields.u32())),
+            std: core::array::from_fn(|_| f32::from_bits(fields.u32())),
+        };
+        let sections = fields.u32();
+        let reserved = core::iter::repeat_with(|| fields.u32())
+            .take(10)
+            .fold(u32::from(zero), |all, word| all | word);
+        if reserved != 0 {
+            return Err(Error::Unsupported {
+                what: "reserved bytes",
+                value: reserved,
+            });
+        }
+        let header = Self {
+            geometry,
+            pool,
+            name_len,
+            residual_bits,
+            epsilon,
+            patch_shift,
+            norm_bits,
+            class_bits,
+            mean_bits,
+            patch_bits,
+            normalization,
+        };
+        header.validate()?;
+        if u64::from(sections) != super::section::section_count(&geometry) {
+            return Err(Error::Header {
+                what: "number of sections",
+                value: sections.into(),
+            });
+        }
+        Ok(header)
+    }
+
+    /// The header's bytes, with the file's length and with zeros for the checksum.
+    pub(crate) fn to_bytes(self, total: u32) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..CHECKSUM_AT].copy_from_slice(&total.to_le_bytes());
+        let g = self.geometry;
+        let pool = match self.pool {
+            Pool::Class => 0,
+            Pool::Mean => 1,
+        };
+        let outputs = [self.residual_bits, self.class_bits, self.mean_bits, self.patch_bits].map(|bits| bits as u8);
+        let words = [
+            0,
+            g.image_size,
+            g.patch_size,
+            g.channels,
+            g.dim,
+            g.depth,
+            g.heads,
+            g.hidden,
+            pool,
+            MEAN_OF_NORM,
+            self.epsilon as u32,
+            (self.epsilon >> 32) as u32,
+            u32::from_le_bytes(outputs),
+            u32::from_le_bytes([self.patch_shift, self.norm_bits, self.name_len, 0]),
+        ];
+        let n = self.normalization;
+        let floats = n.mean.iter().chain(&n.std).map(|value| value.to_bits());
+        let count = super::section::section_count(&g) as u32;
+        let all = words.into_iter().chain(floats).chain([count]);
+        for (slot, word) in bytes[CHECKSUM_AT + 4..].chunks_exact_mut(4).zip(all) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// The header's words one after the other; zeros after the end.
+struct Fields<'a> {
+    bytes: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn u32(&mut self) -> u32 {
+        match self.bytes.split_first_chunk::<4>() {
+            Some((word, rest)) => {
+                self.bytes = rest;
+                u32::from_le_bytes(*word)
+            }
+            None => 0,
+        }
+    }
+}

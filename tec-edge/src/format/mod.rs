@@ -1,0 +1,19 @@
+//! The encoder file: `docs/encoder-file.md` in code, for the reader and for writers.
+//!
+//! A file is a header of [`HEADER_LEN`] bytes, a table of sections, and the sections, each at a 16-byte boundary. Which
+//! sections there are, in which order and how long they are follows from the header alone ([`sections`]), so the reader
+//! accepts exactly one layout.
+
+mod checksum;
+mod geometry;
+mod header;
+mod read;
+mod section;
+mod write;
+
+pub use checksum::checksum;
+pub use geometry::{Geometry, MAX_INNER, MAX_TOKENS, MAX_WIDTH_TIMES_DEPTH};
+pub use header::{HEADER_LEN, Header, MAGIC, MAX_NAME, MEAN_OF_NORM, Normalization, Pool, VERSION};
+pub(crate) use read::{BlockShifts, File, place_in_block, section_index};
+pub use section::{BLOCK_SECTIONS, HEAD_SECTIONS, MAX_BIAS, Placed, Section, TABLE_ENTRY_LEN, TAIL_SECTIONS, sections};
+pub use write::{file_len, write};

@@ -1,0 +1,199 @@
+//! The reader: everything is checked once.
+
+use super::header::{MAGIC, MAX_SHIFT, NORM_BITS, VERSION};
+use super::section::{Content, MAX_BIAS, Placed, TABLE_ENTRY_LEN, sections};
+use super::{BLOCK_SECTIONS, HEAD_SECTIONS, HEADER_LEN, Header, Section, checksum};
+use crate::views::I32s;
+use crate::{ALIGNMENT, Error};
+
+/// A validated file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct File<'a> {
+    bytes: &'a [u8],
+    pub(crate) header: Header,
+}
+
+/// Index in the section table of the `i`-th section of a block; of the sections after the last block, for block = depth.
+pub(crate) const fn section_index(block: usize, i: usize) -> usize {
+    HEAD_SECTIONS.len() + block * BLOCK_SECTIONS.len() + i
+}
+
+impl<'a> File<'a> {
+    pub(crate) fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
+        let by = bytes.as_ptr().addr() % ALIGNMENT;
+        if by != 0 {
+            return Err(Error::Misaligned {
+                what: "encoder file",
+                by,
+            });
+        }
+        if bytes.get(..MAGIC.len()) != Some(&MAGIC) {
+            return Err(Error::NotAnEncoder);
+        }
+        let word = |at| word(bytes, at).unwrap_or(0);
+        let version = word(8);
+        if version != VERSION {
+            return Err(Error::Version {
+                expected: VERSION,
+                actual: version,
+            });
+        }
+        let total = word(12) as usize;
+        if total != bytes.len() || total < HEADER_LEN {
+            return Err(Error::Length {
+                what: "encoder file's bytes",
+                expected: total.max(HEADER_LEN),
+                actual: bytes.len(),
+            });
+        }
+        let (expected, actual) = (word(16), checksum(bytes));
+        if expected != actual {
+            return Err(Error::Checksum { expected, actual });
+        }
+        let header = Header::read(bytes)?;
+        let file = Self { bytes, header };
+        file.check_sections()?;
+        Ok(file)
+    }
+
+    fn check_sections(&self) -> Result<(), Error> {
+        let mut end = None;
+        for (index, expected) in sections(&self.header.geometry, self.header.name_len).enumerate() {
+            let invalid = |reason| Error::Section {
+                section: expected.section,
+                block: expected.block,
+                reason,
+            };
+            let entry = self.entry(index).ok_or(invalid("its entry is outside the file"))?;
+            if entry
+                != (
+                    expected.section as u16,
+                    expected.block as u16,
+                    expected.offset,
+                    expected.len,
+                )
+            {
+                return Err(invalid("kind, block, offset or length do not follow from the header"));
+            }
+            // The first section follows the table, at once since both are multiples of 16.
+            let gap = end.unwrap_or(expected.offset)..expected.offset;
+            if self.slice(gap).is_none_or(|gap| gap.iter().any(|&byte| byte != 0)) {
+                return Err(invalid("the bytes before it are not zero"));
+            }
+            end = Some(expected.offset + expected.len);
+            let content = self
+                .placed(&expected)
+                .ok_or(invalid("it reaches beyond the file's end"))?;
+            check_content(expected.section.content(), content).map_err(invalid)?;
+        }
+        match end {
+            Some(end) if end == self.bytes.len() as u64 => Ok(()),
+            _ => Err(Error::Header {
+                what: "total length",
+                value: self.bytes.len() as u64,
+            }),
+        }
+    }
+
+    /// Kind, block, offset and length of an entry of the table whose last word is zero.
+    fn entry(&self, index: usize) -> Option<(u16, u16, u64, u64)> {
+        let at = index.checked_mul(TABLE_ENTRY_LEN)?.checked_add(HEADER_LEN)?;
+        let kind_and_block = word(self.bytes, at)?;
+        let (offset, len) = (word(self.bytes, at + 4)?, word(self.bytes, at + 8)?);
+        (word(self.bytes, at + 12)? == 0).then_some((
+            kind_and_block as u16,
+            (kind_and_block >> 16) as u16,
+            offset.into(),
+            len.into(),
+        ))
+    }
+
+    fn slice(&self, range: core::ops::Range<u64>) -> Option<&'a [u8]> {
+        self.bytes
+            .get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    fn placed(&self, placed: &Placed) -> Option<&'a [u8]> {
+        self.slice(placed.offset..placed.offset.checked_add(placed.len)?)
+    }
+
+    /// The bytes of the section with this index in the table. Empty, which no validated file has, if it were not there.
+    pub(crate) fn section(&self, index: usize) -> &'a [u8] {
+        let found = self
+            .entry(index)
+            .and_then(|(_, _, offset, len)| self.slice(offset..offset.checked_add(len)?));
+        found.unwrap_or(&[])
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?))
+}
+
+fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
+    let (ok, reason) = match content {
+        Content::Any => (true, ""),
+        // No early exit: the whole pass vectorises.
+        Content::Weight => (
+            !bytes.iter().fold(false, |found, &w| found | (w == 0x80)),
+            "a weight is -128",
+        ),
+        Content::Bias => (
+            I32s(bytes).iter().all(|b| (-MAX_BIAS..=MAX_BIAS).contains(&b)),
+            "a bias is above 2^30",
+        ),
+        Content::NotNegative => (I32s(bytes).iter().all(|m| m >= 0), "a multiplier is negative"),
+        Content::Shifts => (shifts_ok(bytes), "a shift is out of range"),
+        Content::Text => (core::str::from_utf8(bytes).is_ok(), "it is not UTF-8"),
+    };
+    if ok { Ok(()) } else { Err(reason) }
+}
+
+fn shifts_ok(bytes: &[u8]) -> bool {
+    let Some((&[norm1, qkv, softmax, attention, proj, norm2, fc1, fc2], zeros)) = bytes.split_first_chunk::<8>() else {
+        return false;
+    };
+    [norm1, norm2].iter().all(|bits| NORM_BITS.contains(bits))
+        && [qkv, softmax, attention, proj, fc1, fc2]
+            .iter()
+            .all(|&shift| shift <= MAX_SHIFT)
+        && zeros.iter().all(|&byte| byte == 0)
+}
+
+/// The shifts of a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockShifts {
+    pub(crate) norm1: u32,
+    pub(crate) qkv: u32,
+    pub(crate) softmax: u32,
+    pub(crate) attention: u32,
+    pub(crate) proj: u32,
+    pub(crate) norm2: u32,
+    pub(crate) fc1: u32,
+    pub(crate) fc2: u32,
+}
+
+impl BlockShifts {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let shifts = bytes.first_chunk::<8>().copied().unwrap_or([0; 8]).map(u32::from);
+        let [norm1, qkv, softmax, attention, proj, norm2, fc1, fc2] = shifts;
+        Self {
+            norm1,
+            qkv,
+            softmax,
+            attention,
+            proj,
+            norm2,
+            fc1,
+            fc2,
+        }
+    }
+}
+
+/// Where a section stands among those of its block.
+pub(crate) fn place_in_block(section: Section) -> usize {
+    BLOCK_SECTIONS
+        .iter()
+        .position(|&s| s == section)
+        .unwrap_or(usize::MAX >> 8)
+}

@@ -1,0 +1,197 @@
+//! The sections of a file: what they hold, their order and their lengths.
+
+use super::Geometry;
+
+/// What a section holds. Matrices are row-major, one row an output channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u16)]
+pub enum Section {
+    /// Patch projection, i8 `[dim, patch_size, patch_size, channels]`.
+    PatchWeight = 1,
+    /// i32 `[dim]`.
+    PatchBias = 2,
+    /// i32 `[dim]`; the shift is in the header.
+    PatchMultiplier = 3,
+    /// Class token with its position, i16 `[dim]` in the residual stream's scale.
+    ClassToken = 4,
+    /// Positions of the patches, i16 `[patches, dim]` in the residual stream's scale.
+    Position = 5,
+    /// The block's shifts, u8 `[16]`: norm1, qkv, softmax, attention, proj, norm2, fc1, fc2, eight zeros.
+    Shifts = 16,
+    /// i32 `[dim]`.
+    Norm1Multiplier = 17,
+    /// i32 `[dim]`.
+    Norm1Offset = 18,
+    /// i8 `[3, heads, head width, dim]`.
+    QkvWeight = 19,
+    /// i32 `[3 * dim]`.
+    QkvBias = 20,
+    /// i32 `[3 * dim]`.
+    QkvMultiplier = 21,
+    /// Multiplier from score distance to index of the table of exponentials, i32 `[heads]`, none negative.
+    SoftmaxMultiplier = 22,
+    /// From mean of values to the input of proj, i32 `[dim]`.
+    AttentionMultiplier = 23,
+    /// i8 `[dim, dim]`.
+    ProjWeight = 24,
+    /// i32 `[dim]`.
+    ProjBias = 25,
+    /// i32 `[dim]`.
+    ProjMultiplier = 26,
+    /// i32 `[dim]`.
+    Norm2Multiplier = 27,
+    /// i32 `[dim]`.
+    Norm2Offset = 28,
+    /// i8 `[hidden, dim]`.
+    Fc1Weight = 29,
+    /// i32 `[hidden]`.
+    Fc1Bias = 30,
+    /// i32 `[hidden]`.
+    Fc1Multiplier = 31,
+    /// i8 `[256]`.
+    GeluTable = 32,
+    /// i8 `[dim, hidden]`.
+    Fc2Weight = 33,
+    /// i32 `[dim]`.
+    Fc2Bias = 34,
+    /// i32 `[dim]`.
+    Fc2Multiplier = 35,
+    /// Final norm, i32 `[dim]`.
+    NormMultiplier = 64,
+    /// Final norm, i32 `[dim]`.
+    NormOffset = 65,
+    /// UTF-8, 0 to 255 bytes.
+    Name = 66,
+}
+
+use Section::*;
+
+/// The sections before the blocks.
+pub const HEAD_SECTIONS: [Section; 5] = [PatchWeight, PatchBias, PatchMultiplier, ClassToken, Position];
+/// The sections of each block.
+pub const BLOCK_SECTIONS: [Section; 20] = [
+    Shifts,
+    Norm1Multiplier,
+    Norm1Offset,
+    QkvWeight,
+    QkvBias,
+    QkvMultiplier,
+    SoftmaxMultiplier,
+    AttentionMultiplier,
+    ProjWeight,
+    ProjBias,
+    ProjMultiplier,
+    Norm2Multiplier,
+    Norm2Offset,
+    Fc1Weight,
+    Fc1Bias,
+    Fc1Multiplier,
+    GeluTable,
+    Fc2Weight,
+    Fc2Bias,
+    Fc2Multiplier,
+];
+/// The sections after the blocks.
+pub const TAIL_SECTIONS: [Section; 3] = [NormMultiplier, NormOffset, Name];
+/// Bytes of an entry of the section table: kind u16, block u16, offset u32, length u32, zero u32.
+pub const TABLE_ENTRY_LEN: usize = 16;
+/// Largest absolute value of a bias.
+pub const MAX_BIAS: i32 = 1 << 30;
+
+/// What the bytes of a section are, for their validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// i8, −128 excluded.
+    Weight,
+    /// i32 of at most [`MAX_BIAS`].
+    Bias,
+    /// i32, not negative.
+    NotNegative,
+    /// Any bytes.
+    Any,
+    /// The shifts of a block.
+    Shifts,
+    /// UTF-8.
+    Text,
+}
+
+impl Section {
+    /// Length in bytes.
+    pub(crate) fn len(self, geometry: &Geometry, name_len: u8) -> u64 {
+        let dim = u64::from(geometry.dim);
+        let hidden = u64::from(geometry.hidden);
+        match self {
+            PatchWeight => dim * geometry.patch_len() as u64,
+            PatchBias | PatchMultiplier | Norm1Multiplier | Norm1Offset | AttentionMultiplier | ProjBias
+            | ProjMultiplier | Norm2Multiplier | Norm2Offset | Fc2Bias | Fc2Multiplier | NormMultiplier
+            | NormOffset => 4 * dim,
+            ClassToken => 2 * dim,
+            Position => 2 * dim * geometry.patches() as u64,
+            Shifts => 16,
+            QkvWeight => 3 * dim * dim,
+            QkvBias | QkvMultiplier => 12 * dim,
+            SoftmaxMultiplier => 4 * u64::from(geometry.heads),
+            ProjWeight => dim * dim,
+            Fc1Weight | Fc2Weight => dim * hidden,
+            Fc1Bias | Fc1Multiplier => 4 * hidden,
+            GeluTable => 256,
+            Name => name_len.into(),
+        }
+    }
+
+    pub(crate) fn content(self) -> Content {
+        match self {
+            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => Content::Weight,
+            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => Content::Bias,
+            SoftmaxMultiplier => Content::NotNegative,
+            Self::Shifts => Content::Shifts,
+            Name => Content::Text,
+            _ => Content::Any,
+        }
+    }
+}
+
+/// A section in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// What it holds.
+    pub section: Section,
+    /// Of which block; 0 outside the blocks.
+    pub block: u32,
+    /// Bytes from the start of the file: a multiple of 16.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// How many sections a file of this geometry has.
+pub(crate) fn section_count(geometry: &Geometry) -> u64 {
+    u64::from(geometry.depth) * BLOCK_SECTIONS.len() as u64 + (HEAD_SECTIONS.len() + TAIL_SECTIONS.len()) as u64
+}
+
+/// The next multiple of 16.
+pub(crate) fn align(offset: u64) -> u64 {
+    offset.saturating_add(15) & !15
+}
+
+/// Every section of a file with this geometry and a name of this many bytes, in the file's order.
+///
+/// The geometry must be valid ([`Geometry::validate`]).
+pub fn sections(geometry: &Geometry, name_len: u8) -> impl Iterator<Item = Placed> + use<> {
+    let geometry = *geometry;
+    let mut offset = super::HEADER_LEN as u64 + section_count(&geometry) * TABLE_ENTRY_LEN as u64;
+    let blocks = (0..geometry.depth).flat_map(|block| BLOCK_SECTIONS.iter().map(move |&section| (section, block)));
+    let head = HEAD_SECTIONS.iter().map(|&section| (section, 0));
+    let tail = TAIL_SECTIONS.iter().map(|&section| (section, 0));
+    head.chain(blocks).chain(tail).map(move |(section, block)| {
+        let placed = Placed {
+            section,
+            block,
+            offset: align(offset),
+            len: section.len(&geometry, name_len),
+        };
+        offset = placed.offset + placed.len;
+        placed
+    })
+}

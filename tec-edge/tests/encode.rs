@@ -1,0 +1,258 @@
+//! The encoder against a second implementation, and what its outputs must not depend on.
+
+mod common;
+
+use common::{Bytes, Random, file, geometry, header, reference};
+use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
+
+struct Encoded {
+    class: Vec<i16>,
+    mean: Vec<i16>,
+    patches: Vec<i16>,
+}
+
+fn encode(encoder: &Encoder<'_>, image: Image<'_>, poison: u8) -> Encoded {
+    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), poison);
+    let dim = encoder.output_len(OutputKind::Class);
+    let mut out = Encoded {
+        class: vec![7; dim],
+        mean: vec![7; dim],
+        patches: vec![7; encoder.output_len(OutputKind::Patches)],
+    };
+    let output = Output {
+        class: Some(&mut out.class),
+        mean: Some(&mut out.mean),
+        patches: Some(&mut out.patches),
+    };
+    encoder.encode(image, scratch.get_mut(), output).unwrap();
+    out
+}
+
+fn pixels(encoder: &Encoder<'_>, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..encoder.geometry().image_len())
+        .map(|_| random.next() as u8)
+        .collect()
+}
+
+fn geometries() -> Vec<Geometry> {
+    let g = geometry();
+    vec![
+        g,
+        // One patch, one channel, one head of width one.
+        Geometry {
+            image_size: 5,
+            patch_size: 5,
+            channels: 1,
+            dim: 1,
+            depth: 1,
+            heads: 1,
+            hidden: 1,
+        },
+        // Tiles that are full and that are not; more heads than channels of a head.
+        Geometry {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            dim: 24,
+            depth: 3,
+            heads: 12,
+            hidden: 7,
+        },
+        Geometry {
+            image_size: 14,
+            patch_size: 2,
+            channels: 3,
+            dim: 20,
+            depth: 1,
+            heads: 1,
+            hidden: 70,
+        },
+    ]
+}
+
+#[test]
+fn gives_the_bits_of_the_specification() {
+    for (i, geometry) in geometries().into_iter().enumerate() {
+        for wild in [false, true] {
+            let mut header = header(geometry);
+            if wild {
+                header.residual_bits = -3;
+                header.epsilon = 1;
+                header.class_bits = -5;
+            }
+            let bytes = Bytes::new(&file(&header, i as u64, wild));
+            let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+            for seed in 0..3 {
+                let pixels = pixels(&encoder, seed);
+                let got = encode(&encoder, Image::Pixels(&pixels), 0);
+                let expected = reference(&header, bytes.get(), &pixels);
+                assert_eq!(got.class, expected.class, "class, geometry {i}, wild {wild}");
+                assert_eq!(got.patches, expected.patches, "patches, geometry {i}, wild {wild}");
+                assert_eq!(got.mean, expected.mean, "mean, geometry {i}, wild {wild}");
+                let alive = got
+                    .patches
+                    .iter()
+                    .filter(|x| (1..32767).contains(&x.unsigned_abs()))
+                    .count();
+                assert!(
+                    wild || geometry.dim == 1 || alive > got.patches.len() / 2,
+                    "the outputs say little"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn does_not_depend_on_what_the_scratch_held() {
+    let bytes = Bytes::new(&file(&header(geometry()), 1, false));
+    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+    let pixels = pixels(&encoder, 9);
+    let first = encode(&encoder, Image::Pixels(&pixels), 0);
+    for poison in [0x55, 0x80, 0xff] {
+        let again = encode(&encoder, Image::Pixels(&pixels), poison);
+        assert_eq!(
+            (&again.class, &again.mean, &again.patches),
+            (&first.class, &first.mean, &first.patches)
+        );
+    }
+}
+
+#[test]
+fn one_output_is_the_same_as_all() {
+    let bytes = Bytes::new(&file(&header(geometry()), 2, false));
+    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+    let pixels = pixels(&encoder, 3);
+    let all = encode(&encoder, Image::Pixels(&pixels), 0);
+    let mut out = vec![0; 12];
+    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::MEAN), 0xaa);
+    let output = Output {
+        mean: Some(&mut out),
+        ..Output::default()
+    };
+    encoder
+        .encode(Image::Pixels(&pixels), scratch.get_mut(), output)
+        .unwrap();
+    assert_eq!(out, all.mean);
+    let output = Output {
+        class: Some(&mut out),
+        ..Output::default()
+    };
+    encoder
+        .encode(Image::Pixels(&pixels), scratch.get_mut(), output)
+        .unwrap();
+    assert_eq!(out, all.class);
+}
+
+#[test]
+fn normalized_images_are_pixels() {
+    let header = header(geometry());
+    let bytes = Bytes::new(&file(&header, 3, false));
+    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+    let pixels = pixels(&encoder, 4);
+    let mut values: Vec<f32> = pixels.iter().map(|&p| (f32::from(p) / 255.0 - 0.5) / 0.25).collect();
+    let from_pixels = encode(&encoder, Image::Pixels(&pixels), 0);
+    let from_values = encode(&encoder, Image::Normalized(&values), 0);
+    assert_eq!(from_pixels.patches, from_values.patches);
+
+    // 12 pixels a row of 3 channels: index 300 is in row 8, so in the last row of patches.
+    values[300] = f32::NAN;
+    let mut out = [5i16; 12];
+    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::CLASS), 0);
+    let output = Output {
+        class: Some(&mut out),
+        ..Output::default()
+    };
+    let error = encoder.encode(Image::Normalized(&values), scratch.get_mut(), output);
+    assert_eq!(error, Err(Error::NotANumber { index: 300 }));
+    assert_eq!(out, [5; 12]);
+}
+
+#[test]
+fn real_values_are_exact() {
+    let mut header = header(geometry());
+    header.norm_bits = 45;
+    for bits in [-16i8, 0, 12, 44] {
+        header.class_bits = bits;
+        let bytes = Bytes::new(&file(&header, 5, false));
+        let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+        assert_eq!(encoder.output_scale_shift(OutputKind::Class), bits.into());
+        let mut out = [0.0];
+        for value in [-32768i16, -1, 1, 12345] {
+            encoder.to_f32(OutputKind::Class, &[value], &mut out);
+            assert_eq!(f64::from(out[0]), f64::from(value) * 2f64.powi(-i32::from(bits)));
+        }
+    }
+}
+
+#[test]
+fn wrong_slices_are_refused() {
+    let bytes = Bytes::new(&file(&header(geometry()), 6, false));
+    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+    let image = pixels(&encoder, 0);
+    let need = encoder.scratch_len(Outputs::CLASS);
+    let mut memory = Bytes::filled(need + 16, 0);
+    let mut class = [9i16; 12];
+
+    let mut run = |pixels: &[u8], scratch: std::ops::Range<usize>, len: usize| {
+        let output = Output {
+            class: Some(&mut class[..len]),
+            ..Output::default()
+        };
+        encoder.encode(Image::Pixels(pixels), &mut memory.get_mut()[scratch], output)
+    };
+    let length = |what, expected, actual| Err(Error::Length { what, expected, actual });
+    assert_eq!(run(&image[1..], 0..need, 12), length("image's values", 432, 431));
+    assert_eq!(run(&image, 0..need, 11), length("class output's values", 12, 11));
+    assert_eq!(
+        run(&image, 0..need - 1, 12),
+        length("scratch memory's bytes", need, need - 1)
+    );
+    assert_eq!(
+        run(&image, 4..need + 8, 12),
+        Err(Error::Misaligned {
+            what: "scratch memory",
+            by: 4
+        })
+    );
+    assert_eq!(run(&image, 0..need, 12), Ok(()));
+    assert_eq!(run(&image, 0..need + 16, 12), Ok(()));
+    let long = Output {
+        patches: Some(&mut class),
+        ..Output::default()
+    };
+    let error = encoder.encode(Image::Pixels(&image), memory.get_mut(), long);
+    assert_eq!(error, length("patch outputs' values", 108, 12));
+}
+
+#[test]
+fn scratch_is_small() {
+    let scratch = |geometry: Geometry| {
+        let bytes = Bytes::new(&file(&header(geometry), 0, false));
+        Encoder::from_bytes(bytes.get()).unwrap().scratch_len(Outputs::ALL)
+    };
+    // 0.44 M parameters at 32×32, patch 4.
+    let small = scratch(Geometry {
+        image_size: 32,
+        patch_size: 4,
+        channels: 3,
+        dim: 96,
+        depth: 4,
+        heads: 3,
+        hidden: 384,
+    });
+    // One block has the buffers of all twelve.
+    let tiny = scratch(Geometry {
+        image_size: 224,
+        patch_size: 16,
+        channels: 3,
+        dim: 192,
+        depth: 1,
+        heads: 3,
+        hidden: 768,
+    });
+    println!("scratch: {small} bytes for dim 96 at 32×32 patch 4, {tiny} bytes for ViT-Ti/16 at 224×224");
+    assert!(small <= 32 * 1024, "{small}");
+    assert!(tiny <= 256 * 1024, "{tiny}");
+}
