@@ -118,11 +118,7 @@ impl AdamW {
             .iter()
             .map(|p| p.gradient(grads))
             .collect::<Result<_>>()?;
-        let norm = grads
-            .iter()
-            .map(|grad| sum_of_squares(grad))
-            .sum::<f64>()
-            .sqrt();
+        let norm = grads.iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
         if !norm.is_finite() {
             return Ok(norm);
         }
@@ -252,14 +248,7 @@ impl Update {
         }
     }
 
-    fn apply(
-        &self,
-        decay: f32,
-        p: &mut [f32],
-        grad: &[f32],
-        first: &mut [f32],
-        second: &mut [f32],
-    ) {
+    fn apply(&self, decay: f32, p: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
         for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(first).zip(second) {
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
             *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
@@ -294,11 +283,7 @@ impl InplaceOp1 for UpdateOne<'_> {
         values[start..end]
             .par_chunks_mut(CHUNK)
             .zip(self.grad.par_chunks(CHUNK))
-            .zip(
-                first
-                    .par_chunks_mut(CHUNK)
-                    .zip(second.par_chunks_mut(CHUNK)),
-            )
+            .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
             .for_each(|((p, g), (m, v))| update.apply(decay, p, g, m, v));
         Ok(())
     }
@@ -311,4 +296,149 @@ fn sum_of_squares(values: &[f32]) -> f64 {
         .map(|chunk| chunk.iter().map(square).sum())
         .collect();
     parts.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    const CONFIG: AdamWConfig = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+
+    fn var(values: &[f32], shape: &[usize]) -> Var {
+        Var::from_slice(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn values(var: &Tensor) -> Vec<f32> {
+        var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// The gradients of sum(x * factor * x) / 2 over the variables: factor * x.
+    fn gradients(vars: &[&Var], factor: f64) -> GradStore {
+        let terms = vars
+            .iter()
+            .map(|x| ((x.sqr().unwrap() * (factor / 2.0)).unwrap()).sum_all().unwrap());
+        terms.reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap()
+    }
+
+    #[test]
+    fn schedule_warms_up_and_falls() {
+        let schedule = Schedule {
+            base_lr: 1e-3,
+            min_lr: 0.0,
+            warmup_steps: 4,
+            total_steps: 10,
+        };
+        for step in 0..10 {
+            let expected = match step {
+                0..4 => 1e-3 * step as f64 / 4.0,
+                _ => 1e-3 * 0.5 * (1.0 + (PI * (step as f64 - 4.0) / 6.0).cos()),
+            };
+            assert!((schedule.lr(step) - expected).abs() < 1e-18, "{step}");
+        }
+        assert_eq!((schedule.lr(4), schedule.lr(10), schedule.lr(99)), (1e-3, 0.0, 0.0));
+        let raised = Schedule {
+            min_lr: 1e-4,
+            ..schedule
+        };
+        assert!((raised.lr(7) - 5.5e-4).abs() < 1e-12);
+        assert_eq!((raised.lr(2), raised.lr(10)), (5e-4, 1e-4));
+        let degenerate = Schedule {
+            warmup_steps: 0,
+            total_steps: 0,
+            ..raised
+        };
+        assert_eq!(degenerate.lr(0), 1e-4);
+    }
+
+    #[test]
+    fn steps_follow_the_formula() {
+        let start = [0.5f32, -2.0, 0.25, 1.0];
+        let vars =
+            [("w", vec![2, 2]), ("b", vec![4]), ("odd.bias", vec![2, 2])].map(|(n, s)| (n.into(), var(&start, &s)));
+        let mut optimizer = AdamW::new(&vars, CONFIG);
+        let mut expected = [true, false, false].map(|decays| (decays, start.map(|p| (f64::from(p), 0.0, 0.0))));
+        for step in 1..=5 {
+            let factor = 0.3 * step as f64;
+            let grads = gradients(&[&vars[0].1, &vars[1].1, &vars[2].1], factor);
+            let lr = 0.01 * step as f64;
+            let norm = optimizer.step(&grads, lr).unwrap();
+            let mut squares = 0.0;
+            for (decays, state) in &mut expected {
+                for (p, m, v) in state {
+                    let g = factor * *p;
+                    squares += g * g;
+                    *m = 0.9 * *m + 0.1 * g;
+                    *v = 0.95 * *v + 0.05 * g * g;
+                    *p *= if *decays { 1.0 - lr * 0.05 } else { 1.0 };
+                    let (m, v) = (*m / (1.0 - 0.9f64.powi(step)), *v / (1.0 - 0.95f64.powi(step)));
+                    *p -= lr * m / (v.sqrt() + 1e-8);
+                }
+            }
+            assert!((norm - squares.sqrt()).abs() < 1e-5 * norm);
+        }
+        for ((name, var), (_, state)) in vars.iter().zip(&expected) {
+            for (actual, (p, ..)) in values(var).iter().zip(state) {
+                assert!((f64::from(*actual) - p).abs() < 1e-6, "{name}: {actual} and {p}");
+            }
+        }
+        assert_eq!(optimizer.steps(), 5);
+    }
+
+    #[test]
+    fn missing_gradients_are_named_and_bad_ones_not_applied() {
+        let (a, b) = (var(&[1.0, 2.0], &[2]), var(&[3.0], &[1]));
+        let mut optimizer = AdamW::new(&[("a".into(), a.clone()), ("mlp.b".into(), b.clone())], CONFIG);
+        let error = optimizer.step(&gradients(&[&a], 1.0), 0.1).unwrap_err().to_string();
+        assert!(error.contains("mlp.b"), "{error}");
+        let norm = optimizer.step(&gradients(&[&a, &b], f64::INFINITY), 0.1).unwrap();
+        assert!(!norm.is_finite());
+        assert_eq!(
+            (values(&a), values(&b), optimizer.steps()),
+            (vec![1.0, 2.0], vec![3.0], 0)
+        );
+        assert!(
+            optimizer
+                .moments()
+                .all(|m| m.first.iter().chain(m.second).all(|&v| v == 0.0))
+        );
+    }
+
+    #[test]
+    fn a_restored_optimizer_continues_bit_for_bit() {
+        let start: Vec<f32> = (0..40_000).map(|i| (i % 97) as f32 / 50.0 - 1.0).collect();
+        let x = var(&start, &[200, 200]);
+        let mut whole = AdamW::new(&[("x".into(), x.clone())], CONFIG);
+        let step = |optimizer: &mut AdamW, x: &Var| optimizer.step(&gradients(&[x], 0.7), 0.01).unwrap();
+        step(&mut whole, &x);
+        step(&mut whole, &x);
+        let copy = Var::from_tensor(&x.copy().unwrap()).unwrap();
+        let state: Vec<_> = whole
+            .moments()
+            .map(|m| (m.name.to_owned(), m.first.to_vec(), m.second.to_vec()))
+            .collect();
+        let mut resumed = AdamW::new(&[("x".into(), copy.clone())], CONFIG);
+        resumed.restore(whole.steps(), state.clone()).unwrap();
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let norms = (step(&mut whole, &x), threads.install(|| step(&mut resumed, &copy)));
+        assert_eq!(norms.0.to_bits(), norms.1.to_bits());
+        assert!(values(&x) == values(&copy) && values(&x) != start);
+
+        for (state, word) in [
+            (vec![], "missing"),
+            (vec![state[0].clone(), state[0].clone()], "twice"),
+            (vec![state[0].clone(), ("y".into(), vec![], vec![])], "y is unexpected"),
+            (vec![("x".into(), vec![0.0], vec![0.0])], "40000"),
+        ] {
+            let error = resumed.restore(9, state).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert_eq!(resumed.steps(), 3);
+    }
 }

@@ -23,16 +23,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let std = (centered.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
-    centered
-        .broadcast_div(&std)?
-        .broadcast_mul(weight)?
-        .broadcast_add(bias)
+    centered.broadcast_div(&std)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x
-        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
-        .exp()?;
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
@@ -79,10 +74,7 @@ pub fn patchify(images: &Tensor, patch: usize, order: PatchOrder) -> Result<Tens
 
 pub fn gather_tokens(x: &Tensor, index: &Tensor) -> Result<Tensor> {
     let (batch, n) = index.dims2()?;
-    let index = index
-        .unsqueeze(2)?
-        .broadcast_as((batch, n, x.dim(2)?))?
-        .contiguous()?;
+    let index = index.unsqueeze(2)?.broadcast_as((batch, n, x.dim(2)?))?.contiguous()?;
     x.contiguous()?.gather(&index, 1)
 }
 
@@ -93,15 +85,9 @@ pub fn unmask(x: &Tensor, mask_token: &Tensor, restore: &Tensor) -> Result<Tenso
     let patches = if removed == 0 {
         visible.contiguous()?
     } else {
-        Tensor::cat(
-            &[&visible, &mask_token.broadcast_as((batch, removed, width))?],
-            1,
-        )?
+        Tensor::cat(&[&visible, &mask_token.broadcast_as((batch, removed, width))?], 1)?
     };
-    Tensor::cat(
-        &[&x.narrow(1, 0, 1)?, &gather_tokens(&patches, restore)?],
-        1,
-    )
+    Tensor::cat(&[&x.narrow(1, 0, 1)?, &gather_tokens(&patches, restore)?], 1)
 }
 
 pub fn feature_loss(pred: &Tensor, target: &Tensor, removed: &Tensor) -> Result<Tensor> {
@@ -123,25 +109,14 @@ pub fn relation_logits(qk: &Tensor, index: &Tensor, heads: usize, scale: f32) ->
         .contiguous()?;
     let k = part(qk, 2, 1, heads)?;
     let logits = (q.matmul(&k.t()?)? * f64::from(scale))?;
-    logits
-        .narrow(3, 1, tokens - 1)?
-        .transpose(1, 2)?
-        .contiguous()
+    logits.narrow(3, 1, tokens - 1)?.transpose(1, 2)?.contiguous()
 }
 
 pub fn relation_loss(pred: &Tensor, target: &Tensor) -> Result<Tensor> {
-    (target * log_softmax(pred)?)?
-        .sum(D::Minus1)?
-        .neg()?
-        .mean_all()
+    (target * log_softmax(pred)?)?.sum(D::Minus1)?.neg()?.mean_all()
 }
 
-pub fn base_relation(
-    qkv: &Tensor,
-    heads: usize,
-    prefix: usize,
-    top_k: usize,
-) -> Result<(Tensor, Tensor)> {
+pub fn base_relation(qkv: &Tensor, heads: usize, prefix: usize, top_k: usize) -> Result<(Tensor, Tensor)> {
     let (batch, tokens, width) = qkv.dims3()?;
     let (q, k) = (part(qkv, 3, 0, heads)?, part(qkv, 3, 1, heads)?);
     let scale = 1.0 / ((width / 3 / heads) as f64).sqrt();
@@ -160,22 +135,13 @@ pub fn base_relation(
     }
     let rows: Vec<u32> = index
         .chunks(top_k.max(1))
-        .flat_map(|image| {
-            std::iter::once(0).chain(image.iter().map(|&patch| patch + prefix as u32))
-        })
+        .flat_map(|image| std::iter::once(0).chain(image.iter().map(|&patch| patch + prefix as u32)))
         .collect();
     let rows = Tensor::from_vec(rows, (batch, 1, 1 + top_k, 1), qkv.device())?
         .broadcast_as((batch, heads, 1 + top_k, tokens - prefix))?
         .contiguous()?;
-    let picked = logits
-        .contiguous()?
-        .gather(&rows, 2)?
-        .transpose(1, 2)?
-        .contiguous()?;
-    Ok((
-        picked,
-        Tensor::from_vec(index, (batch, top_k), qkv.device())?,
-    ))
+    let picked = logits.contiguous()?.gather(&rows, 2)?.transpose(1, 2)?.contiguous()?;
+    Ok((picked, Tensor::from_vec(index, (batch, top_k), qkv.device())?))
 }
 
 pub fn tempered_target(picked: &Tensor, tau: f32) -> Result<Tensor> {

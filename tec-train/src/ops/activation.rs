@@ -1,0 +1,85 @@
+//! GELU and the residual addition.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu::{floats, refused, rows_per_piece, tensor};
+use super::simd;
+
+/// GELU with the exact error function, `x (1 + erf(x / sqrt 2)) / 2`, element by element.
+pub fn gelu(x: &Tensor) -> crate::Result<Tensor> {
+    Ok(x.contiguous()?.apply_op1(Gelu)?)
+}
+
+/// `x + y`, both of the same shape: a residual connection, on all threads.
+///
+/// # Errors
+/// Different shapes.
+pub fn add(x: &Tensor, y: &Tensor) -> crate::Result<Tensor> {
+    Ok(x.contiguous()?.apply_op2(&y.contiguous()?, Add)?)
+}
+
+struct Gelu;
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = floats(self.name(), storage, layout)?;
+        let (mut y, piece) = (vec![0.0; x.len()], rows_per_piece(1));
+        y.par_chunks_mut(piece)
+            .zip(x.par_chunks(piece))
+            .try_for_each(|(y, x)| simd::gelu(x, y))
+            .map_err(refused)?;
+        tensor(y, layout.shape())
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        x.apply_op2_no_bwd(&grad.contiguous()?, &GeluGradient).map(Some)
+    }
+}
+
+struct GeluGradient;
+
+impl CustomOp2 for GeluGradient {
+    fn name(&self) -> &'static str {
+        "gelu gradient"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, grad) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (mut grad_x, piece) = (vec![0.0; x.len()], rows_per_piece(1));
+        grad_x
+            .par_chunks_mut(piece)
+            .zip(x.par_chunks(piece).zip(grad.par_chunks(piece)))
+            .try_for_each(|(grad_x, (x, grad))| simd::gelu_backward(x, grad, grad_x))
+            .map_err(refused)?;
+        tensor(grad_x, l1.shape())
+    }
+}
+
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        if l1.shape() != l2.shape() {
+            bail!("add: {:?} and {:?} have different shapes", l1.dims(), l2.dims());
+        }
+        let (x, y) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (mut sum, piece) = (vec![0.0; x.len()], rows_per_piece(1));
+        sum.par_chunks_mut(piece)
+            .zip(x.par_chunks(piece).zip(y.par_chunks(piece)))
+            .for_each(|(sum, (x, y))| simd::add(x, y, sum));
+        tensor(sum, l1.shape())
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
+    }
+}

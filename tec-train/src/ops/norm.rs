@@ -1,0 +1,119 @@
+//! Layer normalization.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu::{floats, refused, rows_per_piece, tensor};
+use super::simd;
+
+/// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` [D]. Differentiable in all three.
+///
+/// # Errors
+/// Shapes that do not fit each other, D = 0.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> crate::Result<Tensor> {
+    Ok(x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })?)
+}
+
+struct LayerNorm {
+    eps: f32,
+}
+
+/// D, where `x` is [.., D] and the weight [D].
+fn width(x: &Layout, weight: &Layout) -> Result<usize> {
+    match (x.dims().last(), weight.dims()) {
+        (Some(&width), &[weights]) if width == weights && width > 0 => Ok(width),
+        _ => bail!(
+            "layer_norm: {:?} cannot be normalized with a weight {:?}",
+            x.dims(),
+            weight.dims()
+        ),
+    }
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let width = width(l1, l2)?;
+        let x = floats(self.name(), s1, l1)?;
+        let (weight, bias) = (floats(self.name(), s2, l2)?, floats(self.name(), s3, l3)?);
+        let (mut y, piece) = (vec![0.0; x.len()], rows_per_piece(width) * width);
+        y.par_chunks_mut(piece)
+            .zip(x.par_chunks(piece))
+            .try_for_each(|(y, x)| simd::layer_norm_rows(x, weight, bias, self.eps, y))
+            .map_err(refused)?;
+        tensor(y, l1.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (n, width) = (x.elem_count(), weight.elem_count());
+        let gradient = LayerNormGradient { eps: self.eps };
+        let grads = x.apply_op3_no_bwd(weight, &grad.contiguous()?, &gradient)?;
+        let part = |tensor: &Tensor, start, len| match tensor.track_op() {
+            true => grads.narrow(0, start, len)?.reshape(tensor.shape()).map(Some),
+            false => Ok(None),
+        };
+        Ok((part(x, 0, n)?, part(weight, n, width)?, part(bias, n + width, width)?))
+    }
+}
+
+/// The gradients of `x`, weight and bias from (x, weight, gradient of the result), one after the other in one tensor.
+struct LayerNormGradient {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNormGradient {
+    fn name(&self) -> &'static str {
+        "layer_norm gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let width = width(l1, l2)?;
+        let (x, weight) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let grad = floats(self.name(), s3, l3)?;
+        let piece = rows_per_piece(width) * width;
+        let mut grads = vec![0.0; x.len() + 2 * width];
+        let (grad_x, grad_parameters) = grads.split_at_mut(x.len());
+        // Sums over rows: by pieces first, then over the pieces in their order.
+        let pieces: Vec<Vec<f32>> = grad_x
+            .par_chunks_mut(piece)
+            .zip(x.par_chunks(piece).zip(grad.par_chunks(piece)))
+            .map(|(grad_x, (x, grad))| {
+                let mut sums = vec![0.0; 2 * width];
+                let (grad_weight, grad_bias) = sums.split_at_mut(width);
+                simd::layer_norm_backward_rows(x, weight, self.eps, grad, grad_x, grad_weight, grad_bias)
+                    .map_err(refused)?;
+                Ok(sums)
+            })
+            .collect::<Result<_>>()?;
+        pieces.iter().for_each(|sums| simd::add_rows(sums, grad_parameters));
+        let len = grads.len();
+        tensor(grads, len)
+    }
+}

@@ -1,0 +1,256 @@
+//! Moving tokens: images to patches, visible patches out of all, and back.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::PatchOrder;
+use super::cpu::{floats, indices, tensor};
+
+/// Cuts images [B, C, H, W] into flattened patches [B, L, patch * patch * C], row by row. No gradient.
+///
+/// # Errors
+/// A height or width that `patch` does not divide.
+pub fn patchify(images: &Tensor, patch: usize, order: PatchOrder) -> crate::Result<Tensor> {
+    Ok(images.contiguous()?.apply_op1_no_bwd(&Patchify { patch, order })?)
+}
+
+/// The tokens `index` (u32 [B, n]) of `x` [B, L, D], as [B, n, D]. Differentiable in `x`.
+///
+/// # Errors
+/// Shapes that do not fit each other, an index not below L.
+pub fn gather_tokens(x: &Tensor, index: &Tensor) -> crate::Result<Tensor> {
+    Ok(x.contiguous()?.apply_op2(&index.contiguous()?, Gather)?)
+}
+
+/// Puts visible patches back in place and the mask token everywhere else: `x` [B, 1 + keep, d] (class token first),
+/// `mask_token` [1, 1, d], `restore` u32 [B, L], gives [B, 1 + L, d]. Differentiable in `x` and `mask_token`.
+///
+/// # Errors
+/// Shapes that do not fit each other, a place in `restore` not below L.
+pub fn unmask(x: &Tensor, mask_token: &Tensor, restore: &Tensor) -> crate::Result<Tensor> {
+    Ok(x.contiguous()?
+        .apply_op3(&mask_token.contiguous()?, &restore.contiguous()?, Unmask)?)
+}
+
+struct Patchify {
+    patch: usize,
+    order: PatchOrder,
+}
+
+impl CustomOp1 for Patchify {
+    fn name(&self) -> &'static str {
+        "patchify"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let p = self.patch;
+        if p == 0 || height * width * channels == 0 || height % p != 0 || width % p != 0 {
+            bail!("patchify: images [{batch}, {channels}, {height}, {width}] cannot be cut into patches of {p} by {p}");
+        }
+        let images = floats(self.name(), storage, layout)?;
+        let (columns, patches, len) = (width / p, (height / p) * (width / p), p * p * channels);
+        let mut out = vec![0.0; images.len()];
+        out.par_chunks_mut(len).enumerate().for_each(|(n, out)| {
+            let (image, place) = (n / patches, n % patches);
+            let corner = (place / columns) * p * width + (place % columns) * p;
+            for (at, value) in out.iter_mut().enumerate() {
+                let (channel, y, x) = match self.order {
+                    PatchOrder::ChannelsFirst => (at / (p * p), at / p % p, at % p),
+                    PatchOrder::ChannelsLast => (at % channels, at / (p * channels), at / channels % p),
+                };
+                *value = images[(image * channels + channel) * height * width + corner + y * width + x];
+            }
+        });
+        tensor(out, (batch, patches, len))
+    }
+}
+
+struct Gather;
+
+/// (B, L, D, n) of `x` [B, L, D] and `index` [B, n].
+fn gather_sizes(x: &Layout, index: &Layout) -> Result<(usize, usize, usize, usize)> {
+    let ((batch, tokens, width), (batches, n)) = (x.shape().dims3()?, index.shape().dims2()?);
+    if batch != batches || width == 0 {
+        bail!(
+            "gather_tokens: {:?} cannot be gathered by an index {:?}",
+            x.dims(),
+            index.dims()
+        );
+    }
+    Ok((batch, tokens, width, n))
+}
+
+impl CustomOp2 for Gather {
+    fn name(&self) -> &'static str {
+        "gather_tokens"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, tokens, width, n) = gather_sizes(l1, l2)?;
+        let (x, index) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
+        let mut out = vec![0.0; batch * n * width];
+        if n > 0 {
+            let images = x.par_chunks(tokens.max(1) * width).zip(index.par_chunks(n));
+            out.par_chunks_mut(n * width)
+                .zip(images)
+                .try_for_each(|(out, (x, index))| {
+                    for (out, &token) in out.chunks_exact_mut(width).zip(index) {
+                        out.copy_from_slice(row(self.name(), x, width, token)?);
+                    }
+                    Ok::<_, candle_core::Error>(())
+                })?;
+        }
+        tensor(out, (batch, n, width))
+    }
+
+    fn bwd(&self, x: &Tensor, index: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradient = GatherGradient { tokens: x.dim(1)? };
+        Ok((Some(grad.contiguous()?.apply_op2_no_bwd(index, &gradient)?), None))
+    }
+}
+
+/// The row `token` of [.., width].
+fn row<'a>(op: &str, x: &'a [f32], width: usize, token: u32) -> Result<&'a [f32]> {
+    match x.chunks_exact(width).nth(token as usize) {
+        Some(row) => Ok(row),
+        None => bail!("{op}: there is no token {token}, only {}", x.len() / width),
+    }
+}
+
+/// Adds the rows of `grad` [B, n, D] to the tokens they came from.
+struct GatherGradient {
+    tokens: usize,
+}
+
+impl CustomOp2 for GatherGradient {
+    fn name(&self) -> &'static str {
+        "gather_tokens gradient"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, n, width, _) = gather_sizes(l1, l2)?;
+        let (grad, index) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
+        let mut grad_x = vec![0.0; batch * self.tokens * width];
+        if n > 0 && self.tokens > 0 {
+            let images = grad.par_chunks(n * width).zip(index.par_chunks(n));
+            grad_x
+                .par_chunks_mut(self.tokens * width)
+                .zip(images)
+                .for_each(|(grad_x, (grad, index))| {
+                    for (grad, &token) in grad.chunks_exact(width).zip(index) {
+                        // The forward pass has refused tokens that do not exist.
+                        if let Some(grad_x) = grad_x.chunks_exact_mut(width).nth(token as usize) {
+                            grad_x.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+                        }
+                    }
+                });
+        }
+        tensor(grad_x, (batch, self.tokens, width))
+    }
+}
+
+struct Unmask;
+
+impl CustomOp3 for Unmask {
+    fn name(&self) -> &'static str {
+        "unmask"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((batch, visible, width), (batches, patches)) = (l1.shape().dims3()?, l3.shape().dims2()?);
+        if batch != batches || visible == 0 || visible > patches + 1 || width == 0 || l2.shape().elem_count() != width {
+            bail!(
+                "unmask: {:?} with mask token {:?} does not fit restore {:?}",
+                l1.dims(),
+                l2.dims(),
+                l3.dims()
+            );
+        }
+        let (x, token) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let restore = indices(self.name(), s3, l3)?;
+        if let Some(place) = restore.iter().find(|&&place| place as usize >= patches) {
+            bail!("unmask: place {place} in restore is not below {patches}");
+        }
+        let image = (1 + patches) * width;
+        let mut out = vec![0.0; batch * image];
+        out.par_chunks_mut(image)
+            .zip(x.par_chunks(visible * width))
+            .enumerate()
+            .for_each(|(n, (out, x))| {
+                let places = restore.iter().skip(n * patches).map(|&place| 1 + place as usize);
+                for (out, place) in out.chunks_exact_mut(width).zip(std::iter::once(0).chain(places)) {
+                    out.copy_from_slice(x.chunks_exact(width).nth(place).unwrap_or(token));
+                }
+            });
+        tensor(out, (batch, 1 + patches, width))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        mask_token: &Tensor,
+        restore: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (n, width) = (x.elem_count(), mask_token.elem_count());
+        let gradient = UnmaskGradient { visible: x.dim(1)? };
+        let grads = grad.contiguous()?.apply_op2_no_bwd(restore, &gradient)?;
+        let part = |tensor: &Tensor, start, len| match tensor.track_op() {
+            true => grads.narrow(0, start, len)?.reshape(tensor.shape()).map(Some),
+            false => Ok(None),
+        };
+        Ok((part(x, 0, n)?, part(mask_token, n, width)?, None))
+    }
+}
+
+/// The gradients of `x` and the mask token from (gradient of the result, restore), one after the other in one tensor.
+struct UnmaskGradient {
+    /// Tokens of `x`, the class token included.
+    visible: usize,
+}
+
+impl CustomOp2 for UnmaskGradient {
+    fn name(&self) -> &'static str {
+        "unmask gradient"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((batch, tokens, width), (_, patches)) = (l1.shape().dims3()?, l2.shape().dims2()?);
+        let (grad, restore) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
+        let len = self.visible * width;
+        let mut grads = vec![0.0; batch * len + width];
+        let (grad_x, grad_token) = grads.split_at_mut(batch * len);
+        // The mask token's gradient: by images first, then over the images in their order.
+        let images: Vec<Vec<f32>> = grad_x
+            .par_chunks_mut(len)
+            .zip(grad.par_chunks(tokens * width))
+            .enumerate()
+            .map(|(n, (grad_x, grad))| {
+                let mut grad_token = vec![0.0; width];
+                let places = restore.iter().skip(n * patches).map(|&place| 1 + place as usize);
+                for (grad, place) in grad.chunks_exact(width).zip(std::iter::once(0).chain(places)) {
+                    match grad_x.chunks_exact_mut(width).nth(place) {
+                        Some(grad_x) => grad_x.copy_from_slice(grad),
+                        None => grad_token.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad),
+                    }
+                }
+                grad_token
+            })
+            .collect();
+        images
+            .iter()
+            .for_each(|image| grad_token.iter_mut().zip(image).for_each(|(sum, grad)| *sum += grad));
+        let len = grads.len();
+        tensor(grads, len)
+    }
+}
