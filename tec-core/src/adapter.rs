@@ -11,7 +11,10 @@ pub const ADAPTER_EPS: f32 = 1e-5;
 /// Groups of consecutive levels that the encoder adapter makes of `depth` blocks: the largest divisor of `depth` not
 /// above depth / 3, at least 1. The published sizes: 12 → 4, 24 → 8.
 pub fn groups(depth: usize) -> usize {
-    (1..=depth / 3).rev().find(|group| depth.is_multiple_of(*group)).unwrap_or(1)
+    (1..=depth / 3)
+        .rev()
+        .find(|group| depth.is_multiple_of(*group))
+        .unwrap_or(1)
 }
 
 /// Two linear layers with a GELU between them; the weights are [hidden, width] and [width, hidden].
@@ -180,4 +183,114 @@ fn take<'a>(rest: &mut &'a mut [f32], count: usize) -> Result<&'a mut [f32]> {
     })?;
     *rest = back;
     Ok(front)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::values;
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn groups_of_common_depths() {
+        let expected = [
+            (12, 4),
+            (24, 8),
+            (32, 8),
+            (8, 2),
+            (6, 2),
+            (9, 3),
+            (7, 1),
+            (4, 1),
+            (3, 1),
+            (2, 1),
+            (1, 1),
+            (0, 1),
+        ];
+        for (depth, count) in expected {
+            assert_eq!(groups(depth), count, "depth {depth}");
+        }
+    }
+
+    /// With MLPs of zero and fusing matrices that select the first level of a group, the sum of those levels is left.
+    #[test]
+    fn zero_mlps_leave_the_fused_levels() {
+        let (width, depth, hidden) = (8, 6, 16);
+        let part = 3 * width;
+        let mut select = vec![0.0; width * part];
+        for channel in 0..width {
+            select[channel * part + channel] = 1.0;
+        }
+        let zeros = vec![0.0; part * hidden];
+        let mlp = Mlp {
+            fc1_weight: &zeros[..hidden * width],
+            fc1_bias: &zeros[..hidden],
+            fc2_weight: &zeros[..hidden * width],
+            fc2_bias: &zeros[..width],
+        };
+        let group = Group {
+            fuse_weight: &select,
+            fuse_bias: &zeros[..width],
+            mlp,
+        };
+        let ones = vec![1.0; width * depth];
+        let weights = EncoderAdapter {
+            before_weight: &ones,
+            before_bias: &zeros[..width * depth],
+            groups: &[group, group],
+            after_weight: &ones[..width],
+            after_bias: &zeros[..width],
+        };
+        let levels = values(7, width * depth, 2.0);
+        let mut scratch = vec![f32::NAN; weights.scratch_len()];
+        let mut out = vec![0.0; width];
+        encoder_adapter(&weights, &levels, &mut scratch, &mut out).unwrap();
+
+        let mut normal = vec![0.0; width * depth];
+        layer_norm(&levels, &ones, &zeros[..width * depth], ADAPTER_EPS, &mut normal).unwrap();
+        let sum: Vec<f32> = (0..width)
+            .map(|channel| normal[channel] + normal[part + channel])
+            .collect();
+        let mut expected = vec![0.0; width];
+        layer_norm(&sum, &ones[..width], &zeros[..width], ADAPTER_EPS, &mut expected).unwrap();
+        assert_eq!(out, expected);
+
+        assert!(encoder_adapter(&weights, &levels[1..], &mut scratch, &mut out).is_err());
+        assert!(encoder_adapter(&weights, &levels, &mut scratch[1..], &mut out).is_err());
+        assert!(encoder_adapter(&weights, &levels, &mut scratch, &mut out[1..]).is_err());
+        let none = EncoderAdapter { groups: &[], ..weights };
+        assert!(encoder_adapter(&none, &levels, &mut scratch, &mut out).is_err());
+        let wrong = Group {
+            fuse_weight: &select[1..],
+            ..group
+        };
+        let wrong = EncoderAdapter {
+            groups: &[group, wrong],
+            ..weights
+        };
+        assert!(encoder_adapter(&wrong, &levels, &mut scratch, &mut out).is_err());
+    }
+
+    #[test]
+    fn input_adapter_has_no_residual() {
+        let (mut scratch, mut out) = ([0.0; 2], [9.0; 3]);
+        let zeros = [0.0; 6];
+        let bias = [1.0, -2.0, 3.0];
+        input_adapter(&[5.0; 3], &zeros, &zeros[..2], &zeros, &bias, &mut scratch, &mut out).unwrap();
+        assert_eq!(out, bias);
+        assert!(
+            input_adapter(
+                &[5.0; 3],
+                &zeros[1..],
+                &zeros[..2],
+                &zeros,
+                &bias,
+                &mut scratch,
+                &mut out
+            )
+            .is_err()
+        );
+        assert!(input_adapter(&[5.0; 3], &zeros, &zeros[..2], &zeros, &bias, &mut [0.0; 3], &mut out).is_err());
+        assert!(input_adapter(&[], &[], &[], &[], &[], &mut [], &mut []).is_err());
+    }
 }

@@ -19,6 +19,8 @@ pub mod linear;
 pub mod loss;
 pub mod mask;
 pub mod norm;
+#[cfg(test)]
+mod numeric;
 pub mod philox;
 pub mod position;
 pub mod relation;

@@ -48,3 +48,49 @@ fn whole_rows(what: &'static str, x: &[f32], width: usize) -> Result<usize> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::{assert_close, values};
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn against_f64() {
+        let (rows, width, outputs) = (3, 21, 5);
+        let (x, weight, bias) = (
+            values(1, rows * width, 1.0),
+            values(2, outputs * width, 1.0),
+            values(3, outputs, 1.0),
+        );
+        let product: Vec<f64> = x
+            .chunks(width)
+            .flat_map(|x| weight.chunks(width).map(move |w| (x, w)))
+            .map(|(x, w)| x.iter().zip(w).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum())
+            .collect();
+        let mut out = vec![9.0; rows * outputs];
+        linear(&x, width, &weight, None, &mut out).unwrap();
+        assert_close(&out, &product, 1e-6);
+        linear(&x, width, &weight, Some(&bias), &mut out).unwrap();
+        let with_bias: Vec<f64> = product
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v + f64::from(bias[i % outputs]))
+            .collect();
+        assert_close(&out, &with_bias, 1e-6);
+    }
+
+    #[test]
+    fn refuses_bad_lengths() {
+        let mut out = [0.0; 4];
+        let one = [1.0; 9];
+        assert!(linear(&one[..4], 0, &one[..4], None, &mut out).is_err());
+        assert!(linear(&one[..3], 2, &one[..4], None, &mut out).is_err());
+        assert!(linear(&one[..4], 2, &one[..5], None, &mut out).is_err());
+        assert!(linear(&one[..4], 2, &one[..4], Some(&one[..1]), &mut out).is_err());
+        assert!(linear(&one[..4], 2, &one[..6], None, &mut out).is_err());
+        assert_eq!(linear(&[], 2, &one[..6], None, &mut []), Ok(()));
+        assert_eq!(linear(&one[..4], 2, &[], None, &mut []), Ok(()));
+        assert_eq!(linear(&one[..4], 2, &one[..4], Some(&one[..2]), &mut out), Ok(()));
+    }
+}

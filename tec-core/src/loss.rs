@@ -113,3 +113,81 @@ pub fn relation_loss_backward(pred: &[f32], target: &[f32], scale: f32, grad: &m
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::{self, assert_close, values, wide};
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn feature_loss_and_gradient_against_f64() {
+        let (patches, width) = (11, 19);
+        let (pred, target) = (values(1, patches * width, 2.0), values(2, patches * width, 1.0));
+        let removed: Vec<f32> = (0..patches).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
+        let count: f64 = wide(&removed).iter().sum();
+        let reference = |pred: &[f64]| -> f64 {
+            let squares = pred.iter().zip(&target).map(|(p, &t)| (p - f64::from(t)).powi(2));
+            squares
+                .enumerate()
+                .map(|(i, s)| s * f64::from(removed[i / width]))
+                .sum::<f64>()
+                / width as f64
+                / count
+        };
+        let (sum, removed_count) = feature_loss(&pred, &target, &removed, width).unwrap();
+        assert_eq!(f64::from(removed_count), count);
+        let scale = feature_scale(removed_count).unwrap();
+        assert_close(&[sum * scale], &[reference(&wide(&pred))], 1e-6);
+        let mut grad = vec![5.0; pred.len()];
+        feature_loss_backward(&pred, &target, &removed, width, scale, &mut grad).unwrap();
+        assert_close(&grad, &numeric::gradient(&pred, reference), 1e-6);
+        assert!(grad[..width].iter().all(|&g| g == 0.0));
+    }
+
+    #[test]
+    fn visible_patches_are_not_looked_at() {
+        let pred = [f32::NAN, f32::NAN, 3.0, 5.0];
+        let mut grad = [1.0; 4];
+        assert_eq!(feature_loss(&pred, &[0.0; 4], &[0.0, 1.0], 2), Ok((17.0, 1.0)));
+        feature_loss_backward(&pred, &[0.0; 4], &[0.0, 1.0], 2, 1.0, &mut grad).unwrap();
+        assert_eq!(grad, [0.0, 0.0, 3.0, 5.0]);
+    }
+
+    #[test]
+    fn relation_loss_and_gradient_against_f64() {
+        for patches in [1, 9, 49] {
+            let pred = values(3, patches, 4.0);
+            let mut target = vec![0.0; patches];
+            crate::softmax::softmax(&values(4, patches, 3.0), 0.7, &mut target).unwrap();
+            let reference = |pred: &[f64]| -> f64 {
+                let p = numeric::softmax(pred, 1.0);
+                p.iter().zip(&target).map(|(p, &t)| -f64::from(t) * p.ln()).sum()
+            };
+            let loss = relation_loss(&pred, &target).unwrap();
+            assert!((f64::from(loss) - reference(&wide(&pred))).abs() <= 1e-6 * f64::from(loss.abs()).max(1.0));
+            let mut grad = vec![9.0; patches];
+            relation_loss_backward(&pred, &target, 0.25, &mut grad).unwrap();
+            if patches == 1 {
+                assert!(grad[0].abs() < 1e-6);
+            } else {
+                let expected = numeric::gradient(&pred, |pred| 0.25 * reference(pred));
+                assert_close(&grad, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_bad_arguments() {
+        assert_eq!(feature_scale(0.0), Err(Error::NothingRemoved));
+        assert_eq!(feature_scale(f32::NAN), Err(Error::NothingRemoved));
+        let (four, two) = ([1.0; 4], [1.0; 2]);
+        assert!(feature_loss(&four, &four, &two, 0).is_err());
+        assert!(feature_loss(&four, &four, &two, 3).is_err());
+        assert!(feature_loss(&four, &two, &two, 2).is_err());
+        assert!(feature_loss_backward(&four, &four, &two, 2, 1.0, &mut [0.0; 3]).is_err());
+        assert!(relation_loss(&four, &two).is_err());
+        assert!(relation_loss_backward(&four, &four, 1.0, &mut [0.0; 3]).is_err());
+        assert!(relation_loss_backward(&four, &two, 1.0, &mut [0.0; 4]).is_err());
+    }
+}

@@ -44,28 +44,21 @@ pub fn sincos_2d(dim: usize, grid: usize, out: &mut [f32]) -> Result<()> {
 }
 
 /// How bicubic resizing reads between the points of a grid; both with half-pixel centers.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
     /// Cubic with a = −0.5, widened when the grid shrinks, weights normalized: PyTorch's
     /// `interpolate(mode="bicubic", antialias=True)`, which timm's `resample_abs_pos_embed` uses.
     Antialias,
     /// Cubic with a = −0.75 over four points, edges repeated: PyTorch's `interpolate(mode="bicubic")`.
-    ///
-    /// `offset` is added to the new grid when the step between points is computed, step = from / (to + offset):
-    /// 0 for a plain resize to a size; 0.1 as DINOv2's published code does.
-    Plain {
-        /// What is added to the new grid, 0 or 0.1.
-        offset: f64,
-    },
+    Plain,
 }
 
 /// Resizes the patch rows of a position table, [from², dim] to [to², dim]; the class token's row is the caller's to copy.
 ///
-/// Weights and sums are f64, every value is rounded once. The same grid with an offset of zero copies.
+/// Weights and sums are f64, every value is rounded once. The same grid copies.
 ///
 /// # Errors
-/// [`Error::TooFew`] for an empty grid, [`Error::Length`] for `table` or `out`, [`Error::Range`] for an offset
-/// outside [0, 1).
+/// [`Error::TooFew`] for an empty grid, [`Error::Length`] for `table` or `out`.
 pub fn resize_bicubic(
     table: &[f32],
     from_grid: usize,
@@ -79,16 +72,6 @@ pub fn resize_bicubic(
     at_least("dim", dim, 1)?;
     length("table", table.len(), product(&[from_grid, from_grid, dim]))?;
     length("out", out.len(), product(&[to_grid, to_grid, dim]))?;
-    if let Resample::Plain { offset } = resample
-        && !(0.0..1.0).contains(&offset)
-    {
-        return Err(Error::Range {
-            what: "offset",
-            least: 0.0,
-            below: 1.0,
-            actual: offset,
-        });
-    }
     for (patch, row) in out.chunks_exact_mut(dim).enumerate() {
         let down = Taps::new(from_grid, to_grid, patch / to_grid, resample);
         let across = Taps::new(from_grid, to_grid, patch % to_grid, resample);
@@ -134,9 +117,11 @@ struct Taps {
 
 impl Taps {
     fn new(from: usize, to: usize, at: usize, resample: Resample) -> Self {
+        let step = from as f64 / to as f64;
+        let edge = step * (at as f64 + 0.5);
         match resample {
-            Resample::Plain { offset } => {
-                let center = from as f64 / (to as f64 + offset) * (at as f64 + 0.5) - 0.5;
+            Resample::Plain => {
+                let center = edge - 0.5;
                 let first = libm::floor(center) as isize - 1;
                 Self {
                     center,
@@ -149,9 +134,7 @@ impl Taps {
                 }
             }
             Resample::Antialias => {
-                let step = from as f64 / to as f64;
                 let widening = if step > 1.0 { step } else { 1.0 };
-                let edge = step * (at as f64 + 0.5);
                 // Casts truncate toward zero and saturate, as the published rule does.
                 let first = ((edge - 2.0 * widening + 0.5) as usize).min(from);
                 let end = ((edge + 2.0 * widening + 0.5) as usize).min(from);
@@ -192,5 +175,134 @@ fn cubic(x: f64, a: f64) -> f64 {
         ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
     } else {
         0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn sincos_of_a_small_table() {
+        let mut table = vec![9.0; 5 * 8];
+        sincos_2d(8, 2, &mut table).unwrap();
+        assert!(table[..8].iter().all(|&v| v == 0.0));
+        // Patch 1 is (y 0, x 1), patch 2 (y 1, x 0); the frequencies are 1 and 1/100.
+        let one = [1.0f64.sin(), 0.01f64.sin(), 1.0f64.cos(), 0.01f64.cos()].map(|v| v as f32);
+        let zero = [0.0, 0.0, 1.0, 1.0];
+        assert_eq!(table[16..20], one);
+        assert_eq!(table[20..24], zero);
+        assert_eq!(table[24..28], zero);
+        assert_eq!(table[28..32], one);
+    }
+
+    #[test]
+    fn refuses_bad_shapes() {
+        assert_eq!(
+            sincos_2d(6, 1, &mut [0.0; 12]),
+            Err(Error::NotMultiple {
+                what: "dim",
+                of: 4,
+                actual: 6
+            })
+        );
+        assert!(sincos_2d(0, 1, &mut []).is_err());
+        assert!(sincos_2d(4, usize::MAX, &mut [0.0; 4]).is_err());
+        assert_eq!(sincos_2d(4, 0, &mut [1.0; 4]), Ok(()));
+        let mut out = [0.0; 4];
+        for (from, to, dim) in [
+            (0, 2, 1),
+            (2, 0, 1),
+            (2, 2, 0),
+            (3, 2, 1),
+            (2, 3, 1),
+            (usize::MAX, 2, 1),
+        ] {
+            assert!(
+                resize_bicubic(&[0.0; 4], from, to, dim, Resample::Plain, &mut out).is_err(),
+                "{from} {to} {dim}"
+            );
+        }
+    }
+
+    /// Values of patches 0, 1, the middle and the last, of a separate implementation in NumPy.
+    #[test]
+    fn bicubic_against_numpy() {
+        let table: Vec<f32> = (0..50)
+            .map(|n| (n / 2, n % 2))
+            .map(|(i, c)| ((7 * i * i + 3 * i * c + 11 * c) % 17 - 8) as f32)
+            .collect();
+        let cases: [(usize, Resample, [f32; 8]); 4] = [
+            (
+                3,
+                Resample::Plain,
+                [
+                    -3.9015775,
+                    2.0058298,
+                    0.37037036,
+                    -0.14814815,
+                    -3.0,
+                    -7.0,
+                    -0.1244856,
+                    -3.3806584,
+                ],
+            ),
+            (
+                3,
+                Resample::Antialias,
+                [
+                    -2.6688757, 1.3900591, 0.97366726, -0.7996422, -1.707258, -3.3940077, 0.48639053, -2.4066272,
+                ],
+            ),
+            (
+                7,
+                Resample::Plain,
+                [
+                    -8.932214, 3.3272617, -4.967454, -2.2473373, -3.0, -7.0, -6.588573, -8.509855,
+                ],
+            ),
+            (
+                7,
+                Resample::Antialias,
+                [
+                    -8.692243, 3.2397964, -4.7635746, -1.6803108, -3.0, -7.0, -6.1576962, -8.099443,
+                ],
+            ),
+        ];
+        for (to, resample, expected) in cases {
+            let mut out = vec![0.0; to * to * 2];
+            resize_bicubic(&table, 5, to, 2, resample, &mut out).unwrap();
+            for (pair, patch) in expected.chunks_exact(2).zip([0, 1, to * to / 2, to * to - 1]) {
+                for (a, b) in out[2 * patch..].iter().zip(pair) {
+                    assert!(
+                        (a - b).abs() <= 1e-6 * b.abs(),
+                        "{to} {resample:?} patch {patch}: {a} {b}"
+                    );
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn constants_stay_constant(from in 1usize..12, to in 1usize..12, value in -5.0f32..5.0) {
+            for resample in [Resample::Plain, Resample::Antialias] {
+                let mut out = vec![0.0; to * to * 3];
+                resize_bicubic(&vec![value; from * from * 3], from, to, 3, resample, &mut out).unwrap();
+                prop_assert!(out.iter().all(|v| (v - value).abs() <= 1e-6 * value.abs()));
+            }
+        }
+
+        #[test]
+        fn same_grid_copies(table in prop::collection::vec(-5.0f32..5.0, 36), dim in prop::sample::select(vec![1usize, 4, 9])) {
+            let grid = [6, 3, 2][[1, 4, 9].iter().position(|&d| d == dim).unwrap()];
+            for resample in [Resample::Plain, Resample::Antialias] {
+                let mut out = vec![0.0; 36];
+                resize_bicubic(&table, grid, grid, dim, resample, &mut out).unwrap();
+                prop_assert_eq!(&out, &table);
+            }
+        }
     }
 }

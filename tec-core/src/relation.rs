@@ -180,3 +180,133 @@ pub fn tempered_target(picked: &[f32], patches: usize, tau: f32, out: &mut [f32]
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::{assert_close, values, wide};
+    use proptest::prelude::*;
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn features_are_normalized_over_patches() {
+        for (patches, width) in [(2, 1), (9, 8), (49, 13), (16, 24)] {
+            let features: Vec<f32> = values(1, patches * width, 3.0).iter().map(|v| v + 10.0).collect();
+            let mut out = vec![0.0; features.len()];
+            normalize_features(&features, patches, width, &mut out).unwrap();
+            let x = wide(&features);
+            let mut expected = vec![0.0; x.len()];
+            for channel in 0..width {
+                let column: Vec<f64> = x.iter().skip(channel).step_by(width).copied().collect();
+                let mean = column.iter().sum::<f64>() / patches as f64;
+                let variance = column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (patches - 1) as f64;
+                for (patch, v) in column.iter().enumerate() {
+                    expected[patch * width + channel] = (v - mean) / (variance + 1e-6).sqrt();
+                }
+            }
+            assert_close(&out, &expected, 1e-5);
+        }
+        assert_eq!(
+            normalize_features(&[1.0; 3], 1, 3, &mut [0.0; 3]),
+            Err(Error::TooFew {
+                what: "patches",
+                least: 2,
+                actual: 1
+            })
+        );
+        assert!(normalize_features(&[1.0; 4], 2, 3, &mut [0.0; 4]).is_err());
+        assert!(normalize_features(&[1.0; 4], usize::MAX, 2, &mut [0.0; 4]).is_err());
+        assert!(normalize_features(&[], 2, 0, &mut []).is_err());
+    }
+
+    #[test]
+    fn equal_channels_become_zero() {
+        let mut out = [1.0; 6];
+        normalize_features(&[4.0, 7.0, 4.0, 7.0, 4.0, 7.0], 3, 2, &mut out).unwrap();
+        assert_eq!(out, [0.0; 6]);
+    }
+
+    #[test]
+    fn queries_tie_by_patch_number() {
+        // Means over two heads: 1, 3, 3, 0, 3.
+        let logits = [0.0, 4.0, 3.0, -1.0, 5.0, 2.0, 2.0, 3.0, 1.0, 1.0];
+        let (mut index, mut scratch) = ([9; 4], [0.0; 5]);
+        rank_queries(&logits, 2, 5, &mut index, &mut scratch).unwrap();
+        assert_eq!(index, [1, 2, 4, 0]);
+        assert_eq!(
+            rank_queries(&logits, 2, 5, &mut [0; 6], &mut scratch),
+            Err(Error::TooMany {
+                what: "queries",
+                most: 5,
+                actual: 6
+            })
+        );
+        assert_eq!(rank_queries(&logits, 2, 5, &mut [], &mut scratch), Ok(()));
+        let mut bad = logits;
+        bad[7] = f32::NAN;
+        assert_eq!(
+            rank_queries(&bad, 2, 5, &mut index, &mut scratch),
+            Err(Error::NotANumber {
+                what: "class_logits",
+                index: 2
+            })
+        );
+        assert!(rank_queries(&logits, 0, 5, &mut index, &mut scratch).is_err());
+        assert!(rank_queries(&logits, 2, 4, &mut index, &mut scratch[..4]).is_err());
+        assert!(rank_queries(&logits, 2, 5, &mut index, &mut scratch[..4]).is_err());
+    }
+
+    #[test]
+    fn rows_are_picked_without_the_class_column() {
+        // logits[head][row][column] = 100 head + 10 row + column
+        let logits: Vec<f32> = (0..2 * 16)
+            .map(|n| (100 * (n / 16) + 10 * (n / 4 % 4) + n % 4) as f32)
+            .collect();
+        let mut picked = [0.0; 3 * 2 * 3];
+        target_rows(&logits, 2, 3, &[2, 0], &mut picked).unwrap();
+        let row = |head: u16, row: u16| [1, 2, 3].map(|column| f32::from(100 * head + 10 * row + column));
+        let expected = [row(0, 0), row(1, 0), row(0, 3), row(1, 3), row(0, 1), row(1, 1)].concat();
+        assert_eq!(picked[..], expected);
+        assert_eq!(
+            target_rows(&logits, 2, 3, &[2, 3], &mut picked),
+            Err(Error::Index {
+                what: "patches",
+                index: 3,
+                length: 3
+            })
+        );
+        assert!(target_rows(&logits, 2, 3, &[2], &mut picked).is_err());
+        assert!(target_rows(&logits[1..], 2, 3, &[2, 0], &mut picked).is_err());
+        assert!(target_rows(&logits, usize::MAX, usize::MAX, &[2, 0], &mut picked).is_err());
+    }
+
+    #[test]
+    fn temperature_must_be_positive() {
+        let mut out = [0.0; 4];
+        for tau in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
+            assert!(
+                matches!(tempered_target(&[1.0; 4], 2, tau, &mut out), Err(Error::Range { .. })),
+                "{tau}"
+            );
+        }
+        assert!(tempered_target(&[1.0; 4], 3, 1.0, &mut out).is_err());
+        tempered_target(&[0.0, 2.0, 5.0, 5.0], 2, 2.0, &mut out).unwrap();
+        let p = 1.0 / (1.0 + 1.0f64.exp());
+        assert_close(&out, &[p, 1.0 - p, 0.5, 0.5], 1e-6);
+    }
+
+    proptest! {
+        #[test]
+        fn queries_equal_a_full_sort(
+            means in prop::collection::vec((0u8..12).prop_map(f32::from), 1..120),
+            share in 0.0f64..=1.0,
+        ) {
+            let patches = means.len();
+            let mut index = vec![0; (patches as f64 * share) as usize];
+            rank_queries(&means, 1, patches, &mut index, &mut vec![0.0; patches]).unwrap();
+            let mut order: Vec<u32> = (0..patches as u32).collect();
+            order.sort_by(|&a, &b| means[b as usize].total_cmp(&means[a as usize]));
+            prop_assert_eq!(&index[..], &order[..index.len()]);
+        }
+    }
+}

@@ -147,8 +147,7 @@ impl Goldens {
     /// # Panics
     /// When there is none of this name, or a value is not a u32.
     pub fn u32(&self, name: &str) -> Vec<u32> {
-        let narrow =
-            |&v| u32::try_from(v).unwrap_or_else(|_| panic!("{}: {name} holds {v}", self.name));
+        let narrow = |&v| u32::try_from(v).unwrap_or_else(|_| panic!("{}: {name} holds {v}", self.name));
         self.i64(name).iter().map(narrow).collect()
     }
 
@@ -159,11 +158,7 @@ impl Goldens {
     pub fn scalar(&self, name: &str) -> f32 {
         match self.f32(name) {
             [value] => *value,
-            more => panic!(
-                "{}: {name} has {} elements, expected one",
-                self.name,
-                more.len()
-            ),
+            more => panic!("{}: {name} has {} elements, expected one", self.name, more.len()),
         }
     }
 
@@ -194,10 +189,7 @@ pub fn max_error(actual: &[f32], golden: &[f32]) -> f64 {
         .zip(golden)
         .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs())
         .fold(0.0, f64::max);
-    let largest = golden
-        .iter()
-        .map(|&b| f64::from(b).abs())
-        .fold(0.0, f64::max);
+    let largest = golden.iter().map(|&b| f64::from(b).abs()).fold(0.0, f64::max);
     if largest > 0.0 {
         difference / largest
     } else {
