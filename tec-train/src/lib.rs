@@ -4,13 +4,19 @@
 //! frozen base and encodes the visible patches with the new model, [`ops`] holds the differentiable operations that call
 //! `tec-core`, [`optim`] steps, [`quantize`] makes the file that `tec-edge` runs.
 
+pub mod atomic;
+pub mod checkpoint;
 pub mod data;
+pub mod embed;
 mod error;
 pub mod eval;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod pretrain;
 pub mod quantize;
+pub mod recipe;
 pub mod report;
+pub mod run_dir;
 
 pub use error::{Error, Result};

@@ -1,2 +1,75 @@
-//! The `tec` command.
-fn main() {}
+//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect.
+
+mod embed;
+mod encoder;
+mod eval;
+mod export;
+mod inspect;
+mod output;
+mod pretrain;
+mod progress;
+mod quantize;
+mod quickstart;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tec_train::Error;
+
+/// Trains a vision transformer that beats the one it starts from, or a small one that keeps most of it, and deploys it.
+#[derive(Parser)]
+#[command(name = "tec", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the whole way on images that ship with the program, in a few minutes on two cores
+    Quickstart(quickstart::Args),
+    /// Train a new encoder on a folder of images: from a frozen base (tec) or from the pixels alone (mae)
+    Pretrain(Box<pretrain::Args>),
+    /// Measure an encoder
+    #[command(subcommand)]
+    Eval(eval::Verb),
+    /// Write a run's encoder as safetensors under timm's names
+    Export(export::Args),
+    /// Make the int8 file that runs on a device, and compare it with f32
+    Quantize(quantize::Args),
+    /// Turn images into embeddings
+    Embed(embed::Args),
+    /// Say what a file is: an image, a checkpoint, an encoder, a run
+    Inspect(inspect::Args),
+}
+
+/// Usage errors end with 2, as clap's own do; every other failure with 1.
+const USAGE: u8 = 2;
+const FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A panic is our bug: it gets one line and an exit code of a failure, like any other end that is not success.
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let what = info.payload_as_str().unwrap_or("unknown");
+        eprintln!("error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave.");
+    }));
+    let result = std::panic::catch_unwind(|| match cli.verb {
+        Verb::Quickstart(args) => quickstart::run(&args),
+        Verb::Pretrain(args) => pretrain::run(&args),
+        Verb::Eval(verb) => eval::run(&verb),
+        Verb::Export(args) => export::run(&args),
+        Verb::Quantize(args) => quantize::run(&args),
+        Verb::Embed(args) => embed::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+    });
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(e)) => {
+            eprintln!("error: {e}");
+            ExitCode::from(if matches!(e, Error::Usage(_)) { USAGE } else { FAILURE })
+        }
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}

@@ -1,0 +1,50 @@
+//! Files written whole or not at all: a killed process leaves the old file or the new one.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path` through a temporary file in the same folder, flushed to disk and then renamed.
+///
+/// # Errors
+/// A folder that does not exist or cannot be written, or a full disk; `path` is then as it was before.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |e: std::io::Error| Error::File { path: path.to_path_buf(), reason: format!("cannot be written: {e}") };
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    // A temporary file is private by default; what we leave behind has the permissions of any other new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = builder.tempfile_in(&folder).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    // The rename itself reaches the disk with its folder.
+    #[cfg(unix)]
+    if let Ok(handle) = std::fs::File::open(&folder) {
+        let _ = handle.sync_all();
+    }
+    Ok(())
+}
+
+/// Checks that the folder `path` would be written to is there.
+///
+/// # Errors
+/// No such folder.
+pub fn require_folder(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() && !p.is_dir() => Err(Error::Usage(format!(
+            "{}: the folder {} does not exist; create it first",
+            path.display(),
+            p.display()
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+//! Images to embeddings, by the f32 encoder or by the device's int8 one, from the same 8-bit pixels.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+
+use crate::{
+    Error, Result,
+    data::{self, Augment, Loader, LoaderConfig, Normalization, Skipped, Source},
+    eval::knn::Features,
+    model::{LoadOptions, Pool, Vit},
+    quantize::EdgeEncoder,
+};
+
+/// Images embedded at once by the f32 encoder.
+const BATCH: usize = 64;
+
+/// An encoder of either kind.
+pub enum Encoder {
+    /// f32, from safetensors.
+    Float {
+        /// The model.
+        vit: Vit,
+        /// Normalization of its input.
+        normalization: Normalization,
+    },
+    /// int8, the device's own code.
+    Device(EdgeEncoder),
+}
+
+impl Encoder {
+    /// Opens `encoder.tec` (by its first bytes) or a safetensors checkpoint.
+    ///
+    /// # Errors
+    /// A file that is neither, with the reason.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fail = |reason: String| Error::File { path: path.to_path_buf(), reason };
+        let mut start = [0; tec_edge::MAGIC.len()];
+        let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
+        read.map_err(|e| fail(format!("cannot be read: {e}")))?;
+        if start == tec_edge::MAGIC {
+            return Ok(Self::Device(EdgeEncoder::open(path)?));
+        }
+        Self::float(Vit::load(path, &LoadOptions::default())?)
+    }
+
+    /// An f32 encoder; without metadata its input is normalized as ImageNet's (grey: mean and deviation one half).
+    ///
+    /// # Errors
+    /// None today.
+    pub fn float(vit: Vit) -> Result<Self> {
+        let normalization = match vit.metadata() {
+            Some(m) => Normalization { mean: m.mean.clone(), std: m.std.clone() },
+            None if vit.config().channels == 3 => Normalization::imagenet(),
+            None => Normalization { mean: vec![0.5], std: vec![0.5] },
+        };
+        Ok(Self::Float { vit, normalization })
+    }
+
+    /// Side of the images in pixels.
+    pub fn image_size(&self) -> usize {
+        match self {
+            Self::Float { vit, .. } => vit.config().image_size,
+            Self::Device(edge) => edge.geometry().image_size,
+        }
+    }
+
+    /// Channels of the images.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Float { vit, .. } => vit.config().channels,
+            Self::Device(edge) => edge.geometry().channels,
+        }
+    }
+
+    /// Width of an embedding.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Float { vit, .. } => vit.config().dim,
+            Self::Device(edge) => edge.geometry().dim,
+        }
+    }
+
+    /// Embeds `[count, H, W, C]` pixels into `[count, D]`.
+    ///
+    /// # Errors
+    /// Pixels of another size than `count` images have.
+    pub fn embed(&self, pixels: &[u8], count: usize, pool: Pool) -> Result<Vec<f32>> {
+        match self {
+            Self::Float { vit, normalization } => {
+                let images = data::to_tensor(pixels, count, self.image_size(), self.channels(), normalization, &Device::Cpu)?;
+                let tokens = vit.tokens(&images)?;
+                let pooled = match pool {
+                    Pool::Cls => tokens.narrow(1, 0, 1)?.squeeze(1)?,
+                    Pool::Mean => tokens.narrow(1, 1, tokens.dim(1)? - 1)?.mean(1)?,
+                };
+                Ok(pooled.flatten_all()?.to_vec1()?)
+            }
+            Self::Device(edge) => edge.embed(pixels, count, pool),
+        }
+    }
+}
+
+/// Embeddings of a whole source, in its order; images that cannot be read are left out and listed.
+pub struct Embedded {
+    /// Embeddings and labels.
+    pub features: Features,
+    /// The sample number of each embedding.
+    pub samples: Vec<u32>,
+    /// What could not be read.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Embeds every image of a source. `progress` hears how many are done.
+///
+/// # Errors
+/// No image that can be read, or an encoder that fails.
+pub fn embed_source(
+    encoder: &Encoder,
+    source: Arc<dyn Source>,
+    pool: Pool,
+    threads: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Embedded> {
+    let config = LoaderConfig {
+        image_size: encoder.image_size(),
+        second_size: None,
+        channels: encoder.channels(),
+        batch: BATCH,
+        seed: 0,
+        threads,
+        augment: Augment::Eval,
+    };
+    let mut loader = Loader::eval(source, config)?;
+    let (mut data, mut labels, mut samples, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    while let Some(batch) = loader.next_batch()? {
+        data.extend(encoder.embed(&batch.pixels, batch.samples.len(), pool)?);
+        labels.extend(batch.labels);
+        samples.extend(batch.samples);
+        skipped.extend(batch.skipped);
+        progress(labels.len());
+    }
+    if labels.is_empty() {
+        let first = skipped.first().map_or_else(String::new, |s| format!(" (the first: {}: {})", s.name, s.reason));
+        return Err(Error::Data(format!("none of the {} images could be read{first}", skipped.len())));
+    }
+    Ok(Embedded { features: Features { dim: encoder.dim(), data, labels }, samples, skipped })
+}

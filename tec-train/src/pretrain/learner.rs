@@ -1,0 +1,257 @@
+//! The model being trained with its optimizer: one step, its state, and the encoder it leaves.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use super::{Progress, setup::Setup};
+use crate::{
+    Error, Result,
+    checkpoint::{Checkpoint, State},
+    data::{self, Batch},
+    model::{Mae, Masks, Params, Targets, Tec, Vit},
+    optim::{AdamW, AdamWConfig},
+};
+
+/// Where the weights come from.
+pub enum Start<'a> {
+    /// Drawn from the seed.
+    Fresh,
+    /// Another run's, where name and shape agree; the encoder's must all agree.
+    From(&'a Checkpoint),
+    /// This run's own, with the optimizer's moments.
+    Resume(&'a Checkpoint),
+}
+
+/// A model and its optimizer.
+pub struct Learner {
+    model: Model,
+    optimizer: AdamW,
+}
+
+enum Model {
+    Tec(Tec),
+    Mae(Mae),
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Feature loss (MAE: pixel loss).
+    pub feature: f64,
+    /// Relation loss (TEC).
+    pub relation: Option<f64>,
+    /// L2 norm of all gradients.
+    pub grad_norm: f64,
+}
+
+impl Outcome {
+    /// The sum of the losses.
+    pub fn total(&self) -> f64 {
+        self.feature + self.relation.unwrap_or(0.0)
+    }
+
+    /// Whether loss and gradients are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.total().is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// Logits `[B, 1+K, H, L]` of the class token and the query patches, the base's tempered as in the loss.
+pub struct Attention {
+    /// The base's.
+    pub base: Tensor,
+    /// The new model's prediction.
+    pub new_model: Tensor,
+    /// The query patches, u32 `[B, K]`.
+    pub index: Tensor,
+}
+
+/// The new model's input `[B, C, S, S]`.
+fn images(setup: &Setup, batch: &Batch) -> Result<Tensor> {
+    let (e, n) = (&setup.encoder, batch.samples.len());
+    data::to_tensor(&batch.pixels, n, e.image_size, e.channels, &setup.normalization, &setup.device)
+}
+
+/// What the base says about the same crops, at its own size and normalization.
+fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
+    let Some(base) = &setup.base else {
+        return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
+    };
+    let (config, n) = (base.vit.config(), batch.samples.len());
+    let pixels = batch.pixels2.as_ref().unwrap_or(&batch.pixels);
+    let seen = data::to_tensor(pixels, n, config.image_size, config.channels, &base.normalization, &setup.device)?;
+    base.vit.targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
+}
+
+/// Parameters of the encoder proper, which every starting checkpoint must have.
+const ENCODER: [&str; 4] = ["patch_embed.", "cls_token", "blocks.", "norm."];
+
+impl Learner {
+    /// A TEC learner.
+    ///
+    /// # Errors
+    /// As [`crate::pretrain::setup::Setup::learner`].
+    pub fn tec(model: Tec, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        Self::new(Model::Tec(model), config, start, progress)
+    }
+
+    /// A masked-autoencoder learner.
+    ///
+    /// # Errors
+    /// As [`crate::pretrain::setup::Setup::learner`].
+    pub fn mae(model: Mae, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        Self::new(Model::Mae(model), config, start, progress)
+    }
+
+    fn new(model: Model, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        let mut learner = Self { optimizer: AdamW::new(model.params().trainable(), config), model };
+        let step = match start {
+            Start::Fresh => 0,
+            Start::From(checkpoint) => {
+                learner.start_from(checkpoint, progress)?;
+                0
+            }
+            Start::Resume(checkpoint) => {
+                learner.resume(checkpoint)?;
+                checkpoint.state.step
+            }
+        };
+        Ok((learner, step))
+    }
+
+    fn params(&self) -> &Params {
+        self.model.params()
+    }
+
+    /// Parameters of the encoder that is exported.
+    pub fn encoder_parameters(&self) -> usize {
+        let of_encoder = |name: &str| ENCODER.iter().any(|p| name.starts_with(p)) && !name.starts_with("cls_token_mlp");
+        self.params().trainable().iter().filter(|(n, _)| of_encoder(n)).map(|(_, v)| v.elem_count()).sum()
+    }
+
+    /// Parameters trained, decoder and adapters included.
+    pub fn trained_parameters(&self) -> usize {
+        self.params().count()
+    }
+
+    /// One step on a batch: targets, losses, gradients, AdamW. Nothing is changed if the outcome is not finite.
+    ///
+    /// # Errors
+    /// A parameter without a gradient, or shapes that do not fit (both are bugs).
+    pub fn step(&mut self, setup: &Setup, batch: &Batch, epoch: u32, lr: f64) -> Result<Outcome> {
+        let images = images(setup, batch)?;
+        let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
+        let masks = Masks::draw(seed, epoch, &batch.samples, setup.encoder.patches(), ratio, &setup.device)?;
+        let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+        let (total, feature, relation) = match &self.model {
+            Model::Mae(mae) => {
+                let loss = mae.loss(&images, &masks)?;
+                let feature = value(&loss)?;
+                (loss, feature, None)
+            }
+            Model::Tec(tec) => {
+                let losses = tec.losses(&images, &targets(setup, batch)?, &masks)?;
+                let (feature, relation) = (value(&losses.feature)?, value(&losses.relation)?);
+                (losses.total, feature, Some(relation))
+            }
+        };
+        let grad_norm = match (feature + relation.unwrap_or(0.0)).is_finite() {
+            true => self.optimizer.step(&total.backward()?, lr)?,
+            false => f64::NAN,
+        };
+        Ok(Outcome { feature, relation, grad_norm })
+    }
+
+    /// The whole training state after `step` steps.
+    ///
+    /// # Errors
+    /// A tensor that cannot be brought to the CPU.
+    pub fn checkpoint(&self, setup: &Setup, step: usize) -> Result<Checkpoint> {
+        let mut tensors = HashMap::new();
+        for (name, tensor) in self.params().state() {
+            tensors.insert(format!("model.{name}"), tensor);
+        }
+        for moment in self.optimizer.moments() {
+            let tensor = |values: &[f32]| Tensor::from_slice(values, moment.shape, &setup.device);
+            tensors.insert(format!("optimizer.m.{}", moment.name), tensor(moment.first)?);
+            tensors.insert(format!("optimizer.v.{}", moment.name), tensor(moment.second)?);
+        }
+        let state = State::new(step, setup.steps_per_epoch, setup.source.len());
+        Ok(Checkpoint { tensors, state, encoder: setup.metadata(), origin: Default::default() })
+    }
+
+    /// The encoder alone: adapters merged, decoder dropped.
+    ///
+    /// # Errors
+    /// A weight that is no longer finite.
+    pub fn encoder(&self) -> Result<Vit> {
+        match &self.model {
+            Model::Tec(tec) => tec.encoder(),
+            Model::Mae(mae) => mae.encoder(),
+        }
+    }
+
+    /// The base's relations on whole images beside what the new model predicts from masked ones (TEC only).
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn attention(&self, setup: &Setup, batch: &Batch, masks: &Masks) -> Result<Option<Attention>> {
+        let Model::Tec(tec) = &self.model else { return Ok(None) };
+        let targets = targets(setup, batch)?;
+        let predicted = tec.predict(&images(setup, batch)?, &targets.index, masks)?;
+        let tau = f64::from(setup.recipe.objective.att_tau);
+        Ok(Some(Attention { base: (targets.logits / tau)?, new_model: predicted.logits.detach(), index: targets.index }))
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.params().load_state(checkpoint.with_prefix("model."), &checkpoint.origin)?;
+        let mut moments = Vec::new();
+        let mut second = checkpoint.with_prefix("optimizer.v.");
+        for (name, m) in checkpoint.with_prefix("optimizer.m.") {
+            let v = second.remove(&name).ok_or_else(|| Error::File {
+                path: checkpoint.origin.clone(),
+                reason: format!("`optimizer.v.{name}` is missing; the checkpoint is damaged"),
+            })?;
+            let values = |t: Tensor| t.flatten_all()?.to_vec1::<f32>();
+            moments.push((name, values(m)?, values(v)?));
+        }
+        self.optimizer.restore(checkpoint.state.step as u64, moments)
+    }
+
+    /// Takes what agrees in name and shape; all of the encoder must.
+    fn start_from(&mut self, checkpoint: &Checkpoint, progress: &mut dyn Progress) -> Result<()> {
+        let mut given = checkpoint.with_prefix("model.");
+        let (mut taken, mut fresh, mut wrong) = (0, Vec::new(), Vec::new());
+        for (name, var) in self.params().trainable() {
+            let of_encoder = ENCODER.iter().any(|p| name.starts_with(p)) && !name.starts_with("cls_token_mlp");
+            match given.remove(name) {
+                Some(tensor) if tensor.dims() == var.dims() => {
+                    var.set(&tensor)?;
+                    taken += 1;
+                }
+                Some(tensor) if of_encoder => wrong.push(format!("{name} is {:?}, expected {:?}", tensor.dims(), var.dims())),
+                None if of_encoder => wrong.push(format!("{name} is missing")),
+                _ => fresh.push(name.clone()),
+            }
+        }
+        if !wrong.is_empty() {
+            let reason = format!("init.path: these weights are of another encoder: {}", wrong.join("; "));
+            return Err(Error::File { path: checkpoint.origin.clone(), reason });
+        }
+        progress.note(&format!("{taken} parameters start from {}", checkpoint.origin.display()));
+        if !fresh.is_empty() {
+            progress.note(&format!("drawn anew, since they are not in it in the same shape: {}", fresh.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    fn params(&self) -> &Params {
+        match self {
+            Self::Tec(tec) => tec.params(),
+            Self::Mae(mae) => mae.params(),
+        }
+    }
+}

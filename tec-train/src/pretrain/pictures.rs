@@ -1,0 +1,141 @@
+//! What a run's report shows: losses, masked images, attention maps, facts.
+
+use std::path::PathBuf;
+
+use candle_core::{D, Tensor};
+
+use super::{Summary, learner::Learner, setup::Setup};
+use crate::{
+    Result,
+    data::{Augment, Loader, LoaderConfig},
+    model::Masks,
+    report::{self, AttentionMaps, MaskedImage, Picture, Plot, Report, Series},
+    run_dir::RunDir,
+};
+
+/// Images shown.
+const IMAGES: usize = 8;
+/// Images whose attention is shown, and queries of each beside the class token.
+const ATTENTION_IMAGES: usize = 4;
+const QUERIES: usize = 5;
+
+/// Pictures of what a run trained on.
+#[derive(Debug, Clone, Default)]
+pub struct Pictures {
+    /// Some images as the encoder saw them.
+    pub masked: Vec<MaskedImage>,
+    /// The base's attention beside the new model's (method `tec`).
+    pub attention: Vec<AttentionMaps>,
+}
+
+impl Pictures {
+    /// Pictures of the first readable images of the data set, whole and masked as in epoch 0.
+    ///
+    /// # Errors
+    /// Images or tensors that fail.
+    pub fn take(setup: &Setup, learner: &Learner) -> Result<Self> {
+        let config = LoaderConfig { batch: IMAGES, augment: Augment::Eval, ..setup.loader_config() };
+        let mut loader = Loader::eval(setup.source.clone(), config)?;
+        let batch = loop {
+            match loader.next_batch()? {
+                Some(batch) if batch.samples.is_empty() => {}
+                Some(batch) => break batch,
+                None => return Ok(Self::default()),
+            }
+        };
+        let encoder = &setup.encoder;
+        let ratio = setup.recipe.objective.mask_ratio;
+        let masks = Masks::draw(setup.recipe.seed, 0, &batch.samples, encoder.patches(), ratio, &setup.device)?;
+        let removed: Vec<Vec<f32>> = masks.removed.to_vec2()?;
+        let size = encoder.image_size;
+        let pictures = batch.pixels.chunks_exact(size * size * encoder.channels);
+        let pictures: Vec<Picture> =
+            pictures.map(|p| Picture::new(size, size, encoder.channels, p.to_vec())).collect::<Result<_>>()?;
+        let names = batch.labels.iter().zip(&batch.samples).map(|(label, sample)| {
+            let class = label.and_then(|l| setup.source.classes().get(l as usize).cloned());
+            class.unwrap_or_else(|| setup.source.name(*sample as usize))
+        });
+        let named: Vec<(String, Picture)> = names.zip(pictures).collect();
+        let masked = named.iter().zip(&removed).map(|((name, picture), removed)| MaskedImage {
+            name: name.clone(),
+            picture: picture.clone(),
+            patch_size: encoder.patch_size,
+            removed: removed.iter().map(|r| *r > 0.5).collect(),
+        });
+        let masked = masked.collect();
+        let Some(shown) = learner.attention(setup, &batch, &masks)? else { return Ok(Self { masked, attention: Vec::new() }) };
+        let base = heads_averaged(&shown.base)?;
+        let new = heads_averaged(&shown.new_model)?;
+        let index: Vec<Vec<u32>> = shown.index.to_vec2()?;
+        let attention = named.into_iter().zip(index).zip(base.into_iter().zip(new)).take(ATTENTION_IMAGES);
+        let attention = attention.map(|(((name, picture), index), (mut base, mut new_model))| {
+            base.truncate(1 + QUERIES);
+            new_model.truncate(1 + QUERIES);
+            let queries = index.into_iter().take(QUERIES).map(|q| q as usize).collect();
+            AttentionMaps { name, picture, patch_size: encoder.patch_size, queries, base, new_model }
+        });
+        Ok(Self { masked, attention: attention.collect() })
+    }
+}
+
+/// Logits `[B, 1+K, H, L]` → probabilities averaged over heads, `[B][1+K][L]`.
+fn heads_averaged(logits: &Tensor) -> Result<Vec<Vec<Vec<f32>>>> {
+    let exp = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
+    let probabilities = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+    Ok(probabilities.mean(2)?.to_vec3()?)
+}
+
+/// The losses of a run over its epochs.
+///
+/// # Errors
+/// Metrics that cannot be read.
+pub fn loss_plot(title: &str, run: &RunDir) -> Result<Plot> {
+    let metrics = run.metrics()?;
+    let mut plot = Plot::new(title, "epoch").series(Series::new("total", metrics.iter().map(|m| (m.epoch, m.loss))));
+    if metrics.iter().any(|m| m.loss_relation.is_some()) {
+        plot = plot.series(Series::new("feature", metrics.iter().map(|m| (m.epoch, m.loss_feature))));
+        let relation = metrics.iter().filter_map(|m| Some((m.epoch, m.loss_relation?)));
+        plot = plot.series(Series::new("relation", relation));
+    }
+    Ok(plot)
+}
+
+/// Writes `report/index.html` of a run.
+///
+/// # Errors
+/// A report folder that cannot be written.
+pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
+    let run = &summary.run;
+    let name = run.root().file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
+    let method = setup.recipe.method;
+    let mut page = Report::new(
+        format!("{name}: pretraining by {method}"),
+        format!("{} steps on {} images, last loss {:.4}.", summary.step, setup.source.len(), summary.loss),
+    );
+    let metrics = run.metrics()?;
+    let rate = Plot::new("Learning rate", "epoch").small();
+    let rate = rate.series(Series::new("learning rate", metrics.iter().map(|m| (m.epoch, m.lr))));
+    let losses = loss_plot("Loss", run)?.to_html().then(rate.to_html());
+    page.section("Losses", "Each step's loss and its running mean.", losses);
+    let seen = "What the encoder gets to see; removed patches are grey.";
+    page.section("Masked images", seen, report::masked_images(&summary.pictures.masked)?);
+    if !summary.pictures.attention.is_empty() {
+        page.section(
+            "Attention of the selected queries",
+            "Where the class token and the highest-ranked patches look: the base on the whole image (the target), and what \
+             the new model's relation head predicts from the masked one.",
+            report::attention_maps(&summary.pictures.attention)?,
+        );
+    }
+    let e = &setup.encoder;
+    let facts = [
+        ("Method", method.to_string()),
+        ("Encoder", format!("{} blocks, width {}, {} heads, patch {}", e.depth, e.dim, e.heads, e.patch_size)),
+        ("Images", format!("{} of {}×{} pixels, {} channels", setup.source.len(), e.image_size, e.image_size, e.channels)),
+        ("Seed", setup.recipe.seed.to_string()),
+        ("Seconds", format!("{:.0}", summary.seconds)),
+        ("Recipe", run.recipe_path().display().to_string()),
+    ];
+    page.section("Run", "", report::facts(facts).then(report::skipped_images(&run.skipped()?)));
+    page.write(&run.report())
+}

@@ -1,0 +1,75 @@
+//! `tec embed`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::json;
+use tec_train::{
+    Error, Result, data,
+    embed::{Encoder, embed_source},
+};
+
+use crate::{encoder::locate_checkpoint, eval::pool, output};
+
+/// Arguments of `tec embed`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Images, or folders of images
+    #[arg(value_name = "IMAGE|DIR", required = true)]
+    images: Vec<PathBuf>,
+    /// Encoder (safetensors: f32; encoder.tec: int8, as the device computes) or run directory
+    #[arg(long, value_name = "ENCODER|RUN")]
+    encoder: PathBuf,
+    /// Embedding: the mean of the patch tokens, or the class token
+    #[arg(long, value_parser = ["mean", "cls"], default_value = "mean")]
+    pool: String,
+    /// Decode threads
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Print one JSON object an image instead of tab-separated values
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb: one line an image, its path and its embedding.
+pub fn run(args: &Args) -> Result<()> {
+    let encoder = Encoder::open(&locate_checkpoint(&args.encoder, "--encoder")?)?;
+    let (mut unreadable, mut done) = (0, 0);
+    for path in &args.images {
+        let source: Arc<dyn data::Source> = match path.is_dir() {
+            true => Arc::from(data::open(path)?),
+            false => Arc::new(data::Files::new(vec![path.clone()])),
+        };
+        let embedded = match embed_source(&encoder, source.clone(), pool(&args.pool), args.threads, |_| {}) {
+            Ok(embedded) => embedded,
+            Err(e @ Error::Data(_)) => {
+                eprintln!("left out: {}: {e}", path.display());
+                unreadable += 1;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        for skipped in &embedded.skipped {
+            eprintln!("left out: {}: {}", skipped.name, skipped.reason);
+        }
+        unreadable += embedded.skipped.len();
+        let lines = embedded.features.data.chunks(embedded.features.dim);
+        for (sample, values) in embedded.samples.iter().zip(lines) {
+            done += 1;
+            let name = match path.is_dir() {
+                true => path.join(source.name(*sample as usize)).display().to_string(),
+                false => path.display().to_string(),
+            };
+            if args.json {
+                output::json(&json!({"image": name, "pool": args.pool, "embedding": values}));
+            } else {
+                let values: Vec<String> = values.iter().map(f32::to_string).collect();
+                output::line(&format!("{name}\t{}", values.join("\t")));
+            }
+        }
+    }
+    match (done, unreadable) {
+        (0, n) => Err(Error::Data(format!("none of the images could be read ({n} left out)"))),
+        (_, 0) => Ok(()),
+        (_, n) => Err(Error::Data(format!("{n} images could not be read; the others were embedded"))),
+    }
+}

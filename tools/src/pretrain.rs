@@ -1,0 +1,171 @@
+//! `tec pretrain`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tec_train::{
+    Error, Result,
+    pretrain::{self, Job},
+    recipe::{Method, Recipe, RecipeBuilder},
+    run_dir::{Existing, RunDir},
+};
+
+use crate::{
+    encoder::locate_checkpoint,
+    output,
+    progress::{Reporter, Style},
+};
+
+/// Arguments of `tec pretrain`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// How to train: from a frozen base (tec) or from the pixels alone (mae)
+    #[arg(long, value_parser = ["tec", "mae"])]
+    method: Option<String>,
+    /// Base: a checkpoint file, a run directory, or the name of a run under runs/
+    #[arg(long, value_name = "PATH|NAME")]
+    base: Option<PathBuf>,
+    /// Folder of JPEG and PNG images (nested or flat), or an IDX file
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Run directory to write [default: the next free runs/METHOD-N]
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+    /// Recipe file
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Override a recipe key, such as optimizer.lr=1e-3 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Passes over the data
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Images a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Seed of weights, masks, augmentation and sample order
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Stop after this many steps in all, with a checkpoint (the schedule stays that of the recipe's epochs)
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// Decode threads
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Go on with the run in --out from its newest checkpoint
+    #[arg(long, conflicts_with = "overwrite", requires = "out")]
+    resume: bool,
+    /// Remove the run in --out first
+    #[arg(long)]
+    overwrite: bool,
+    /// Where to compute
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
+    /// Print one JSON object a step on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    check_device(&args.device)?;
+    let existing = match (args.resume, args.overwrite) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Overwrite,
+        _ => Existing::Refuse,
+    };
+    if let Some(out) = &args.out {
+        // Before anything slow, so that a wrong --out is known at once.
+        RunDir::check(out, existing)?;
+    }
+    let recipe = recipe(args, existing)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => RunDir::next_free(&recipe.method.to_string())?,
+    };
+    let style = if args.json { Style::Json } else { Style::People };
+    let mut reporter = Reporter::new(style, "pretrain");
+    let job = Job { recipe, out, existing, source: None, max_steps: args.max_steps };
+    let summary = pretrain::run(job, &mut reporter)?;
+    let root = summary.run.root().display().to_string();
+    if args.json {
+        output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}));
+    } else {
+        if summary.skipped > 0 {
+            let list = summary.run.skipped_path();
+            eprintln!("{} images could not be read and were left out; they are listed in {}", summary.skipped, list.display());
+        }
+        if !summary.finished {
+            eprintln!("stopped after {} steps; go on with: tec pretrain --out {root} --resume", summary.step);
+        }
+        output::line(&root);
+    }
+    Ok(())
+}
+
+/// Only the CPU computes for now; any other device is refused in words.
+fn check_device(device: &str) -> Result<()> {
+    match device {
+        "cpu" => Ok(()),
+        other => Err(Error::Usage(format!("--device {other}: this build computes on the CPU only; use --device cpu"))),
+    }
+}
+
+fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
+    let stored = match (&args.out, existing) {
+        (Some(out), Existing::Resume) => Some(RunDir::open(out)?.recipe_path()),
+        _ => None,
+    };
+    let mut builder = match (&stored, &args.recipe) {
+        (Some(_), Some(_)) => {
+            return Err(Error::Usage("--recipe: a resumed run keeps its own recipe; leave --recipe out".into()));
+        }
+        (Some(path), None) | (None, Some(path)) => RecipeBuilder::from_file(path)?,
+        (None, None) => RecipeBuilder::new(),
+    };
+    if let Some(method) = &args.method {
+        builder.set("method", method.as_str());
+    }
+    let text = |p: &Path| p.display().to_string();
+    if let Some(base) = &args.base {
+        builder.set("base.path", text(base));
+    }
+    if let Some(data) = &args.data {
+        builder.set("data.path", text(data));
+    }
+    for (key, value) in [
+        ("optimizer.epochs", args.epochs.map(|v| v as u64)),
+        ("optimizer.batch", args.batch.map(|v| v as u64)),
+        ("seed", args.seed),
+        ("data.threads", args.threads.map(|v| v as u64)),
+    ] {
+        if let Some(value) = value {
+            let value = i64::try_from(value).map_err(|_| Error::Usage(format!("{key} = {value}: too large")))?;
+            builder.set(key, value);
+        }
+    }
+    for argument in &args.set {
+        builder.set_argument(argument)?;
+    }
+    let mut recipe = builder.build()?;
+    if let Some(path) = stored {
+        let before = RecipeBuilder::from_file(&path)?.build()?;
+        let changed = recipe.differences(&before)?;
+        if !changed.is_empty() {
+            let text = format!("a resumed run keeps its recipe, but these differ: {}; leave them out", changed.join(", "));
+            return Err(Error::Usage(text));
+        }
+    }
+    if recipe.method == Method::Tec {
+        let Some(base) = &recipe.base.path else {
+            return Err(Error::Usage(
+                "--base: TEC trains from a base; give a checkpoint or a run, or --method mae to train one".into(),
+            ));
+        };
+        recipe.base.path = Some(locate_checkpoint(base, "--base")?);
+    }
+    if recipe.data.path.is_none() {
+        return Err(Error::Usage("--data: give a folder of images".into()));
+    }
+    Ok(recipe)
+}
