@@ -7,7 +7,7 @@ use candle_core::Device;
 use crate::{
     Error, Result,
     data::{self, Augment, Loader, LoaderConfig, Normalization, Skipped, Source},
-    eval::knn::Features,
+    eval::Features,
     model::{LoadOptions, Pool, Vit},
     quantize::EdgeEncoder,
 };
@@ -41,18 +41,17 @@ impl Encoder {
         if start == tec_edge::MAGIC {
             return Ok(Self::Device(EdgeEncoder::open(path)?));
         }
-        Self::float(Vit::load(path, &LoadOptions::default())?)
+        Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?)
     }
 
-    /// An f32 encoder; without metadata its input is normalized as ImageNet's (grey: mean and deviation one half).
+    /// An f32 encoder; without metadata its input is normalized as ImageNet's.
     ///
     /// # Errors
-    /// None today.
+    /// Channels other than 1 or 3.
     pub fn float(vit: Vit) -> Result<Self> {
         let normalization = match vit.metadata() {
             Some(m) => Normalization { mean: m.mean.clone(), std: m.std.clone() },
-            None if vit.config().channels == 3 => Normalization::imagenet(),
-            None => Normalization { mean: vec![0.5], std: vec![0.5] },
+            None => Normalization::imagenet(vit.config().channels)?,
         };
         Ok(Self::Float { vit, normalization })
     }
@@ -122,19 +121,15 @@ pub fn embed_source(
     threads: usize,
     mut progress: impl FnMut(usize),
 ) -> Result<Embedded> {
-    let config = LoaderConfig {
-        image_size: encoder.image_size(),
-        second_size: None,
-        channels: encoder.channels(),
-        batch: BATCH,
-        seed: 0,
-        threads,
-        augment: Augment::Eval,
-    };
-    let mut loader = Loader::eval(source, config)?;
+    let config = LoaderConfig { threads, ..LoaderConfig::eval(encoder.image_size(), encoder.channels(), BATCH) };
+    let classes = source.classes().to_vec();
+    let batches = Loader::new(source, config)?.batches(0, 0, 1)?;
     let (mut data, mut labels, mut samples, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    while let Some(batch) = loader.next_batch()? {
-        data.extend(encoder.embed(&batch.pixels, batch.samples.len(), pool)?);
+    for batch in batches {
+        let batch = batch?;
+        if !batch.is_empty() {
+            data.extend(encoder.embed(&batch.pixels, batch.len(), pool)?);
+        }
         labels.extend(batch.labels);
         samples.extend(batch.samples);
         skipped.extend(batch.skipped);
@@ -144,5 +139,5 @@ pub fn embed_source(
         let first = skipped.first().map_or_else(String::new, |s| format!(" (the first: {}: {})", s.name, s.reason));
         return Err(Error::Data(format!("none of the {} images could be read{first}", skipped.len())));
     }
-    Ok(Embedded { features: Features { dim: encoder.dim(), data, labels }, samples, skipped })
+    Ok(Embedded { features: Features { dim: encoder.dim(), data, labels, classes }, samples, skipped })
 }

@@ -79,7 +79,7 @@ fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
         return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
     };
     let (config, n) = (base.vit.config(), batch.samples.len());
-    let pixels = batch.pixels2.as_ref().unwrap_or(&batch.pixels);
+    let pixels = if batch.pixels2.is_empty() { &batch.pixels } else { &batch.pixels2 };
     let seen = data::to_tensor(pixels, n, config.image_size, config.channels, &base.normalization, &setup.device)?;
     base.vit.targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
 }
@@ -139,10 +139,10 @@ impl Learner {
     ///
     /// # Errors
     /// A parameter without a gradient, or shapes that do not fit (both are bugs).
-    pub fn step(&mut self, setup: &Setup, batch: &Batch, epoch: u32, lr: f64) -> Result<Outcome> {
+    pub fn step(&mut self, setup: &Setup, batch: &Batch, lr: f64) -> Result<Outcome> {
         let images = images(setup, batch)?;
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
-        let masks = Masks::draw(seed, epoch, &batch.samples, setup.encoder.patches(), ratio, &setup.device)?;
+        let masks = Masks::draw(seed, batch.epoch, &batch.samples, setup.encoder.patches(), ratio, &setup.device)?;
         let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let (total, feature, relation) = match &self.model {
             Model::Mae(mae) => {

@@ -153,51 +153,45 @@ fn train(
     let mut loss = f64::NAN;
     let mut last_saved = (resumed.is_some()).then_some(step);
     progress.begin(&plan);
+    let (first_epoch, first_step) = (step / setup.steps_per_epoch, step % setup.steps_per_epoch);
+    let epochs = plan.epochs as u32;
+    let mut batches = Loader::new(setup.source.clone(), setup.loader_config())?.batches(first_epoch as u32, first_step, epochs)?;
+    let mut clock = Instant::now();
     while step < plan.total_steps {
-        let epoch = step / setup.steps_per_epoch;
-        let mut loader = Loader::train(setup.source.clone(), setup.loader_config(), epoch as u32, step % setup.steps_per_epoch)?;
-        loop {
-            let clock = Instant::now();
-            let Some(batch) = loader.next_batch()? else { break };
-            let waited = clock.elapsed();
-            log.skipped(&batch.skipped)?;
-            if batch.samples.is_empty() {
-                return Err(Error::Data(format!(
-                    "no image of a whole batch could be read (step {}); the files are listed in {}",
-                    step + 1,
-                    run.skipped_path().display()
-                )));
-            }
-            let lr = setup.schedule.lr(step);
-            let outcome = learner.step(setup, &batch, epoch as u32, lr)?;
-            loss = outcome.total();
-            if !outcome.is_finite() {
-                return Err(non_finite(step + 1, &batch.samples, last_saved, &outcome));
-            }
+        let Some(batch) = batches.next().transpose()? else { break };
+        log.skipped(&batch.skipped)?;
+        // A batch of which nothing could be read is a step without a lesson; the loader ends a run that has only such.
+        if batch.is_empty() {
+            progress.note(&format!("no image of step {} could be read; see {}", step + 1, run.skipped_path().display()));
             step += 1;
-            let seconds = clock.elapsed().as_secs_f64();
-            let metrics = StepMetrics {
-                step,
-                epoch: step as f64 / setup.steps_per_epoch as f64,
-                loss,
-                loss_feature: outcome.feature,
-                loss_relation: outcome.relation,
-                lr,
-                grad_norm: outcome.grad_norm,
-                images_per_s: batch.samples.len() as f64 / seconds,
-                data_wait: waited.as_secs_f64() / seconds,
-                peak_bytes: peak_bytes(),
-            };
-            log.step(&metrics)?;
-            progress.step(&metrics, &plan);
-            if step % every == 0 || step == plan.total_steps {
-                log.flush()?;
-                learner.checkpoint(setup, step)?.write(&run.checkpoints(), setup.recipe.checkpoint.keep)?;
-                last_saved = Some(step);
-            }
-            if step == plan.total_steps {
-                break;
-            }
+            continue;
+        }
+        let lr = setup.schedule.lr(step);
+        let outcome = learner.step(setup, &batch, lr)?;
+        loss = outcome.total();
+        if !outcome.is_finite() {
+            return Err(non_finite(step + 1, &batch.samples, last_saved, &outcome));
+        }
+        step += 1;
+        let seconds = std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
+        let metrics = StepMetrics {
+            step,
+            epoch: step as f64 / setup.steps_per_epoch as f64,
+            loss,
+            loss_feature: outcome.feature,
+            loss_relation: outcome.relation,
+            lr,
+            grad_norm: outcome.grad_norm,
+            images_per_s: batch.samples.len() as f64 / seconds,
+            data_wait: batch.wait.as_secs_f64() / seconds,
+            peak_bytes: peak_bytes(),
+        };
+        log.step(&metrics)?;
+        progress.step(&metrics, &plan);
+        if step % every == 0 || step == plan.total_steps {
+            log.flush()?;
+            learner.checkpoint(setup, step)?.write(&run.checkpoints(), setup.recipe.checkpoint.keep)?;
+            last_saved = Some(step);
         }
     }
     let seconds = started.elapsed().as_secs_f64();

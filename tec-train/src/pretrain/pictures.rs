@@ -7,7 +7,7 @@ use candle_core::{D, Tensor};
 use super::{Summary, learner::Learner, setup::Setup};
 use crate::{
     Result,
-    data::{Augment, Loader, LoaderConfig},
+    data::{Augment, Loader, LoaderConfig, Order},
     model::Masks,
     report::{self, AttentionMaps, MaskedImage, Picture, Plot, Report, Series},
     run_dir::RunDir,
@@ -34,11 +34,16 @@ impl Pictures {
     /// # Errors
     /// Images or tensors that fail.
     pub fn take(setup: &Setup, learner: &Learner) -> Result<Self> {
-        let config = LoaderConfig { batch: IMAGES, augment: Augment::Eval, ..setup.loader_config() };
-        let mut loader = Loader::eval(setup.source.clone(), config)?;
+        let config = LoaderConfig {
+            batch_size: IMAGES.min(setup.source.len()),
+            augment: Augment::Eval,
+            order: Order::Sequential,
+            ..setup.loader_config()
+        };
+        let mut batches = Loader::new(setup.source.clone(), config)?.batches(0, 0, 1)?;
         let batch = loop {
-            match loader.next_batch()? {
-                Some(batch) if batch.samples.is_empty() => {}
+            match batches.next().transpose()? {
+                Some(batch) if batch.is_empty() => {}
                 Some(batch) => break batch,
                 None => return Ok(Self::default()),
             }

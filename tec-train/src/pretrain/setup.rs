@@ -19,6 +19,9 @@ use crate::{
     recipe::{Method, Recipe},
 };
 
+/// Images whose pixels tell the mean and deviation of a grey data set.
+const MEASURED_IMAGES: usize = 1_000;
+
 /// A run's parts that no step changes.
 pub struct Setup {
     /// The recipe with every value spelled out.
@@ -61,7 +64,7 @@ impl Setup {
         };
         let base = match (recipe.method, &recipe.base.path) {
             (Method::Mae, _) => None,
-            (Method::Tec, Some(path)) => Some(Vit::load(path, &LoadOptions { heads: recipe.base.heads })?),
+            (Method::Tec, Some(path)) => Some(Vit::load(path, &LoadOptions { heads: recipe.base.heads, prefix: None }, &device)?),
             (Method::Tec, None) => return Err(Error::Usage("base.path: TEC trains from a base; give one".into())),
         };
         let encoder = recipe.resolve(base.as_ref().map(|b| b.config()))?;
@@ -96,14 +99,12 @@ impl Setup {
     pub fn loader_config(&self) -> LoaderConfig {
         let d = &self.recipe.data;
         let base_size = self.base.as_ref().map(|b| b.vit.config().image_size);
+        let batch = self.recipe.optimizer.batch;
         LoaderConfig {
-            image_size: self.encoder.image_size,
             second_size: base_size.filter(|s| *s != self.encoder.image_size),
-            channels: self.encoder.channels,
-            batch: self.recipe.optimizer.batch,
-            seed: self.recipe.seed,
             threads: d.threads,
-            augment: Augment::Train { scale: d.scale, flip: d.flip },
+            augment: Augment::Train { scale: (d.scale[0], d.scale[1]), flip: d.flip },
+            ..LoaderConfig::train(self.encoder.image_size, self.encoder.channels, batch, self.recipe.seed)
         }
     }
 
@@ -146,7 +147,7 @@ impl Setup {
     /// # Errors
     /// Another number of images or steps an epoch.
     pub fn check_resume(&self, found: &Checkpoint, path: &Path) -> Result<()> {
-        let p = &found.progress;
+        let p = &found.state;
         if (p.images, p.steps_per_epoch) == (self.source.len(), self.steps_per_epoch) {
             return Ok(());
         }
@@ -201,8 +202,8 @@ fn normalization(
     let chosen = match (d.mean.take(), d.std.take(), base) {
         (Some(mean), Some(std), _) => Normalization { mean, std },
         (_, _, Some(base)) => base.clone(),
-        _ if channels == 3 => Normalization::imagenet(),
-        _ => Normalization::measure(source, channels)?,
+        _ if channels == 3 => Normalization::imagenet(channels)?,
+        _ => Normalization::measure(source, channels, MEASURED_IMAGES)?,
     };
     d.mean = Some(chosen.mean.clone());
     d.std = Some(chosen.std.clone());
@@ -244,7 +245,7 @@ fn fit_base(
     };
     let normalization = match known {
         Some(known) => known,
-        None if config.channels == 3 => Normalization::imagenet(),
+        None if config.channels == 3 => Normalization::imagenet(3)?,
         None => Normalization {
             mean: recipe.data.mean.clone().unwrap_or_default(),
             std: recipe.data.std.clone().unwrap_or_default(),
