@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::{
     Error, Result,
-    data::{self, Augment, Loader, LoaderConfig, Normalization, Skipped, Source},
+    data::{self, Loader, LoaderConfig, Normalization, Skipped, Source},
     eval::Features,
     model::{LoadOptions, Pool, Vit},
     quantize::EdgeEncoder,
@@ -35,10 +35,10 @@ impl Encoder {
     /// A file that is neither, with the reason.
     pub fn open(path: &Path) -> Result<Self> {
         let fail = |reason: String| Error::File { path: path.to_path_buf(), reason };
-        let mut start = [0; tec_edge::MAGIC.len()];
+        let mut start = [0; tec_edge::format::MAGIC.len()];
         let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
         read.map_err(|e| fail(format!("cannot be read: {e}")))?;
-        if start == tec_edge::MAGIC {
+        if start == tec_edge::format::MAGIC {
             return Ok(Self::Device(EdgeEncoder::open(path)?));
         }
         Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?)

@@ -5,9 +5,12 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Subcommand;
 use serde_json::json;
 use tec_train::{
-    Error, Result, data,
+    Result, data,
     embed::{Encoder, embed_source},
-    eval::knn::{self, Features},
+    eval::{
+        Features,
+        knn::{self, KnnConfig},
+    },
     model::Pool,
 };
 
@@ -40,7 +43,7 @@ pub struct KnnArgs {
     k: usize,
     /// Temperature of the votes
     #[arg(long, default_value_t = 0.07)]
-    temperature: f32,
+    temperature: f64,
     /// Decode threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -62,14 +65,10 @@ pub fn pool(text: &str) -> Pool {
 }
 
 fn knn(args: &KnnArgs) -> Result<()> {
-    if args.k == 0 || args.temperature <= 0.0 || !args.temperature.is_finite() {
-        return Err(Error::Usage("--k must be at least 1 and --temperature above 0".into()));
-    }
     let path = locate_checkpoint(&args.encoder, "ENCODER")?;
     let (train, test) = (data::open(&args.train)?, data::open(&args.test)?);
     let encoder = Encoder::open(&path)?;
     let pool = pool(&args.pool);
-    let classes = knn::same_classes(&*train, &*test)?;
     let embed = |what: &str, source: Arc<dyn data::Source>| -> Result<Features> {
         let counter = Counter::new(what, source.len());
         let embedded = embed_source(&encoder, source, pool, args.threads, |done| counter.at(done))?;
@@ -81,7 +80,8 @@ fn knn(args: &KnnArgs) -> Result<()> {
     };
     let train = embed("training images", Arc::from(train))?;
     let test = embed("test images", Arc::from(test))?;
-    let result = knn::knn(&train, &test, args.k, args.temperature)?;
+    let result = knn::knn(&train, &test, &KnnConfig { k: args.k, temperature: args.temperature })?;
+    let classes = train.classes.len();
     if args.json {
         output::json(&json!({
             "metric": "knn_top1", "value": result.accuracy, "k": args.k, "temperature": args.temperature, "pool": args.pool,

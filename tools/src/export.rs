@@ -32,9 +32,9 @@ pub fn run(args: &Args) -> Result<()> {
     let run = RunDir::open(&args.run)?;
     let out = args.out.clone().unwrap_or_else(|| run.encoder_path());
     refuse_existing(args.out.as_deref(), args.overwrite)?;
-    let (encoder, step) = pretrain::export(&run, args.checkpoint.as_deref())?;
+    let (encoder, metadata, step) = pretrain::export(&run, args.checkpoint.as_deref())?;
     atomic::require_folder(&out)?;
-    encoder.save(&out)?;
+    encoder.save(&out, &metadata)?;
     let config = encoder.config();
     if args.json {
         output::json(&json!({"encoder": out.display().to_string(), "step": step, "config": config}));

@@ -8,7 +8,6 @@ use tec_train::{
     checkpoint::Checkpoint,
     data,
     embed::Encoder,
-    model::{LoadOptions, Vit},
     recipe::RecipeBuilder,
     run_dir::RunDir,
 };
@@ -57,7 +56,7 @@ fn facts(path: &Path) -> Result<Value> {
         return run_facts(path);
     }
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    if bytes.starts_with(&tec_edge::MAGIC) {
+    if bytes.starts_with(&tec_edge::format::MAGIC) {
         return device_facts(path);
     }
     let looks_safetensors = bytes.get(8) == Some(&b'{');
@@ -65,13 +64,18 @@ fn facts(path: &Path) -> Result<Value> {
     if looks_safetensors || extension == "safetensors" {
         return checkpoint_facts(path);
     }
-    let image = data::inspect(&bytes);
-    if image.format.is_none() && !matches!(extension.as_str(), "jpg" | "jpeg" | "png") {
+    let info = data::inspect(&bytes);
+    if info.is_err() && !matches!(extension.as_str(), "jpg" | "jpeg" | "png") {
         return Err(fail("is no image (JPEG, PNG), no safetensors checkpoint and no encoder.tec".into()));
     }
+    // What the header says and whether the whole decodes are two things.
+    let reason = info.as_ref().err().cloned().or_else(|| data::decode(&bytes).err());
+    let info = info.ok();
+    let info = info.as_ref();
     Ok(json!({
-        "kind": "image", "format": image.format, "decoded": image.reason.is_none(), "mode": image.mode,
-        "width": image.width, "height": image.height, "orientation": image.orientation, "reason": image.reason,
+        "kind": "image", "format": info.map(|i| i.format), "decoded": reason.is_none(), "mode": info.map(|i| i.mode),
+        "width": info.map(|i| i.width), "height": info.map(|i| i.height), "orientation": info.map(|i| i.orientation),
+        "reason": reason,
     }))
 }
 
@@ -96,11 +100,14 @@ fn checkpoint_facts(path: &Path) -> Result<Value> {
             "images": state.state.images, "tensors": state.tensors.len(),
         }));
     }
-    let vit = Vit::load(path, &LoadOptions::default())?;
+    let Encoder::Float { vit, .. } = Encoder::open(path)? else {
+        return Err(Error::File { path: path.to_path_buf(), reason: "is no safetensors checkpoint".into() });
+    };
     let c = vit.config();
+    let parameters: usize = vit.weights().iter().map(|(_, tensor)| tensor.elem_count()).sum();
     Ok(json!({
         "kind": "encoder", "precision": "f32", "image_size": c.image_size, "patch_size": c.patch_size, "channels": c.channels,
-        "dim": c.dim, "depth": c.depth, "heads": c.heads, "mlp_ratio": c.mlp_ratio, "parameters": vit.parameters(),
+        "dim": c.dim, "depth": c.depth, "heads": c.heads, "mlp_ratio": c.mlp_ratio, "parameters": parameters,
         "mean": vit.metadata().map(|m| &m.mean), "std": vit.metadata().map(|m| &m.std), "can_be_base": true,
     }))
 }

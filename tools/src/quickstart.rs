@@ -11,7 +11,10 @@ use tec_train::{
     Error, Result,
     data::{Idx, Source, Subset},
     embed::{Encoder, embed_source},
-    eval::knn::{self, Features},
+    eval::{
+        Features,
+        knn::{self, KnnConfig},
+    },
     model::Pool,
     pretrain::{self, Job, Summary},
     quantize,
@@ -33,8 +36,6 @@ const TEC_RECIPE: &str = include_str!("../../recipes/quickstart-tec.toml");
 
 /// The first images train, the rest test.
 const TRAIN: usize = 8_000;
-const NEIGHBORS: usize = 20;
-const TEMPERATURE: f32 = 0.07;
 const CALIBRATION: usize = 256;
 const THREADS: usize = 2;
 
@@ -107,7 +108,7 @@ pub fn run(args: &Args) -> Result<()> {
     let measure = |encoder: &Encoder| -> Result<(f64, Features)> {
         let of = |source: &Arc<dyn Source>| Ok::<_, Error>(embed_source(encoder, source.clone(), Pool::Mean, THREADS, |_| {})?.features);
         let (train, test) = (of(&train)?, of(&test)?);
-        Ok((f64::from(knn::knn(&train, &test, NEIGHBORS, TEMPERATURE)?.accuracy), test))
+        Ok((knn::knn(&train, &test, &KnnConfig::default())?.accuracy, test))
     };
     let mut rows = Vec::new();
     let mut float_features = None;
@@ -231,13 +232,13 @@ fn write_report(out: &Path, rows: &[Row], runs: &Runs, scratch: usize, seconds: 
     page.section(
         "Masked images",
         "What the encoder gets to see: three quarters of the patches are removed.",
-        report::masked_images(&runs.new.masked)?,
+        report::masked_images(&runs.new.pictures.masked)?,
     );
     page.section(
         "Attention of the selected queries",
         "Where the class token and the highest-ranked patches look: the base on the whole image (the target), and what the \
          new model's relation head predicts from the masked one.",
-        report::attention_maps(&runs.new.attention)?,
+        report::attention_maps(&runs.new.pictures.attention)?,
     );
     let facts = [
         ("Time", output::seconds(seconds)),

@@ -6,6 +6,7 @@
 
 mod augment;
 mod decode;
+mod files;
 mod folder;
 mod idx;
 mod loader;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 pub use augment::{Augment, Placement};
 pub use decode::{ImageInfo, decode, inspect};
+pub use files::Files;
 pub use folder::{Folder, read_image};
 pub use idx::Idx;
 pub use loader::{Batch, Batches, Loader, LoaderConfig, Order, Skipped};
