@@ -7,7 +7,6 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod data;
-pub mod embed;
 mod error;
 pub mod eval;
 pub mod model;
