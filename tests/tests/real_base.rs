@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::npy::NpzTensors;
-use tec_tests::goldens::max_error;
+use tec_core::position::{Resample, resize_bicubic};
+use tec_tests::goldens::{self, max_error};
 use tec_train::model::{LoadOptions, Vit, VitConfig};
 
 /// The folder of the DINOv2 ViT-S/14 weights beside the repository, or `None` after saying that the test did not run.
@@ -76,4 +77,21 @@ fn it_is_a_base_at_another_grid() {
     assert!(index.iter().all(|&patch| patch < 64));
     let features: Vec<f32> = targets.features.flatten_all().unwrap().to_vec1().unwrap();
     assert!(features.iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn the_native_position_table_resizes_to_the_exporters() {
+    let Some(folder) = folder("the_native_position_table_resizes_to_the_exporters") else {
+        return;
+    };
+    let native = goldens::load_file(&folder.join("pos_embed_518px_37x37.safetensors"));
+    let patches = &native.f32("embeddings.position_embeddings")[384..];
+    let mut resized = vec![0.0; 16 * 16 * 384];
+    resize_bicubic(patches, 37, 16, 384, Resample::Plain, &mut resized).unwrap();
+    let base = base(&folder);
+    let (_, exported) = base.weights().iter().find(|(name, _)| name == "pos_embed").unwrap();
+    let exported: Vec<f32> = exported.flatten_all().unwrap().to_vec1().unwrap();
+    let error = max_error(&resized, &exported[384..]);
+    println!("error against the exporter's table: {error:e}");
+    assert!(error <= 1e-5, "error {error:e}");
 }

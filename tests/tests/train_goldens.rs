@@ -57,6 +57,7 @@ fn integers(tensor: &Tensor) -> Vec<u32> {
 fn check(what: &str, actual: &Tensor, goldens: &Goldens, name: &str, bound: f64) {
     assert_eq!(actual.dims(), goldens.shape(name), "{what}");
     let error = max_error(&values(actual), goldens.f32(name));
+    println!("{what}: error {error:e}");
     assert!(error <= bound, "{what}: error {error:e}, bound {bound:e}");
 }
 
@@ -90,7 +91,7 @@ fn load(params: &Params, goldens: &Goldens, prefix: &str) {
 }
 
 fn check_gradients(params: &Params, grads: &GradStore, goldens: &Goldens) {
-    let mut compared = 0;
+    let (mut compared, mut worst) = (0, 0.0f64);
     for (name, var) in params.trainable() {
         let grad = grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
         let golden = format!("grad.{name}");
@@ -101,7 +102,9 @@ fn check_gradients(params: &Params, grads: &GradStore, goldens: &Goldens) {
         );
         assert!(error <= GRADIENTS, "gradient of {name}: error {error:e}");
         compared += 1;
+        worst = worst.max(error);
     }
+    println!("{compared} gradients: error {worst:e}");
     assert_eq!(
         compared,
         goldens.names().filter(|name| name.starts_with("grad.")).count()
@@ -274,6 +277,7 @@ fn ten_optimizer_steps() {
         taken += 1;
     }
     assert_eq!(taken, steps);
+    let mut largest = 0.0f64;
     for (name, var) in tec.params().trainable() {
         let golden = goldens.f32(&format!("final.{name}")).to_vec();
         let actual = without_key_bias(name, values(var.as_tensor()));
@@ -282,5 +286,7 @@ fn ten_optimizer_steps() {
             .map(|(a, b)| (f64::from(*a) - f64::from(b)).abs())
             .fold(0.0, f64::max);
         assert!(worst <= FINAL_WEIGHTS, "{name} after ten steps: off by {worst:e}");
+        largest = largest.max(worst);
     }
+    println!("weights after {taken} steps: off by {largest:e}");
 }
