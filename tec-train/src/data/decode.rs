@@ -228,3 +228,287 @@ fn jpeg_components(bytes: &[u8]) -> Option<u8> {
         .find(|segment| is_frame(segment.marker))
         .and_then(|frame| frame.body.get(5).copied())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, Crc, write::ZlibEncoder};
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{ExtendedColorType, ImageEncoder};
+    use std::io::Write;
+    use std::path::Path;
+
+    /// A PNG written chunk by chunk: `rows` are the scanlines, each after its filter byte.
+    fn png(width: u32, height: u32, depth: u8, color: u8, extra: &[(&[u8; 4], &[u8])], rows: &[u8]) -> Vec<u8> {
+        let mut out = b"\x89PNG\r\n\x1a\n".to_vec();
+        let mut chunk = |kind: &[u8; 4], body: &[u8]| {
+            let mut crc = Crc::new();
+            crc.update(kind);
+            crc.update(body);
+            out.extend((body.len() as u32).to_be_bytes());
+            out.extend_from_slice(kind);
+            out.extend_from_slice(body);
+            out.extend(crc.sum().to_be_bytes());
+        };
+        let mut head = [width.to_be_bytes(), height.to_be_bytes()].concat();
+        head.extend([depth, color, 0, 0, 0]);
+        chunk(b"IHDR", &head);
+        for (kind, body) in extra {
+            chunk(kind, body);
+        }
+        let mut data = ZlibEncoder::new(Vec::new(), Compression::fast());
+        data.write_all(rows).unwrap();
+        chunk(b"IDAT", &data.finish().unwrap());
+        chunk(b"IEND", &[]);
+        out
+    }
+
+    /// A JPEG of 16 × 8 pixels, left half dark, right half light.
+    fn jpeg(grey: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (channels, color) = if grey {
+            (1, ExtendedColorType::L8)
+        } else {
+            (3, ExtendedColorType::Rgb8)
+        };
+        let data: Vec<u8> = (0..16 * 8)
+            .flat_map(|i| vec![if i % 16 < 8 { 20 } else { 220 }; channels])
+            .collect();
+        JpegEncoder::new_with_quality(&mut out, 95)
+            .write_image(&data, 16, 8, color)
+            .unwrap();
+        out
+    }
+
+    /// The same file with an EXIF block that says how to turn it.
+    fn oriented(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+        let mut exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        let mut out = jpeg[..2].to_vec();
+        out.extend([0xFF, 0xE1]);
+        out.extend((exif.len() as u16 + 2).to_be_bytes());
+        out.extend(exif);
+        out.extend_from_slice(&jpeg[2..]);
+        out
+    }
+
+    fn pixels(bytes: &[u8]) -> (usize, usize, usize, Vec<u8>) {
+        let Pixels {
+            width,
+            height,
+            channels,
+            data,
+        } = decode(bytes).unwrap();
+        (width, height, channels, data)
+    }
+
+    #[test]
+    fn every_kind_of_png() {
+        let palette: (&[u8; 4], &[u8]) = (b"PLTE", &[255, 0, 0, 1, 2, 3]);
+        let transparent: (&[u8; 4], &[u8]) = (b"tRNS", &[0, 128]);
+        let cases = [
+            ("1", png(4, 1, 1, 0, &[], &[0, 0b0110_0000]), 1, vec![0, 255, 255, 0]),
+            ("L", png(2, 1, 4, 0, &[], &[0, 0x1F]), 1, vec![17, 255]),
+            ("L", png(2, 1, 8, 0, &[], &[0, 7, 9]), 1, vec![7, 9]),
+            (
+                "I;16",
+                png(2, 1, 16, 0, &[], &[0, 0x12, 0xFF, 0x80, 0x00]),
+                1,
+                vec![0x12, 0x80],
+            ),
+            ("LA", png(2, 1, 8, 4, &[], &[0, 7, 0, 9, 255]), 1, vec![7, 9]),
+            (
+                "P",
+                png(2, 1, 8, 3, &[palette], &[0, 1, 0]),
+                3,
+                vec![1, 2, 3, 255, 0, 0],
+            ),
+            (
+                "P",
+                png(2, 1, 1, 3, &[palette, transparent], &[0, 0b1000_0000]),
+                3,
+                vec![1, 2, 3, 255, 0, 0],
+            ),
+            ("RGB", png(1, 1, 8, 2, &[], &[0, 4, 5, 6]), 3, vec![4, 5, 6]),
+            (
+                "RGB",
+                png(1, 1, 16, 2, &[], &[0, 4, 200, 5, 200, 6, 200]),
+                3,
+                vec![4, 5, 6],
+            ),
+            (
+                "RGB",
+                png(1, 1, 8, 2, &[(b"tRNS", &[0, 4, 0, 5, 0, 6])], &[0, 4, 5, 6]),
+                3,
+                vec![4, 5, 6],
+            ),
+            ("RGBA", png(1, 1, 8, 6, &[], &[0, 4, 5, 6, 0]), 3, vec![4, 5, 6]),
+            (
+                "RGBA",
+                png(1, 1, 16, 6, &[], &[0, 4, 9, 5, 9, 6, 9, 0, 0]),
+                3,
+                vec![4, 5, 6],
+            ),
+        ];
+        for (mode, bytes, channels, expected) in cases {
+            let (_, height, found, data) = pixels(&bytes);
+            assert_eq!((height, found, data), (1, channels, expected), "{mode}");
+            let info = inspect(&bytes).unwrap();
+            assert_eq!(
+                (info.format, info.mode, info.height, info.orientation),
+                ("PNG", mode, 1, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn jpegs_grey_and_colored() {
+        for (grey, channels, mode) in [(true, 1, "L"), (false, 3, "RGB")] {
+            let (width, height, found, data) = pixels(&jpeg(grey));
+            assert_eq!((width, height, found), (16, 8, channels));
+            assert!(data[0] < 40 && data[15 * channels] > 200);
+            let info = inspect(&jpeg(grey)).unwrap();
+            assert_eq!(
+                info,
+                ImageInfo {
+                    format: "JPEG",
+                    mode,
+                    width: 16,
+                    height: 8,
+                    orientation: 1
+                }
+            );
+        }
+    }
+
+    /// Where the light half lies after turning: as EXIF defines the eight orientations.
+    #[test]
+    fn the_exif_orientation_is_applied() {
+        for (orientation, upright, light_first) in [
+            (1, true, false),
+            (2, true, true),
+            (3, true, true),
+            (4, true, false),
+            (5, false, false),
+            (6, false, false),
+            (7, false, true),
+            (8, false, true),
+            (0, true, false),
+            (9, true, false),
+        ] {
+            let bytes = oriented(&jpeg(true), orientation);
+            let (width, height, _, data) = pixels(&bytes);
+            assert_eq!(
+                (width, height),
+                if upright { (16, 8) } else { (8, 16) },
+                "{orientation}"
+            );
+            assert_eq!(data[0] > 128, light_first, "{orientation}");
+            assert_eq!(data[data.len() - 1] > 128, !light_first, "{orientation}");
+            let expected = if (1..=8).contains(&orientation) { orientation } else { 1 };
+            assert_eq!(inspect(&bytes).unwrap().orientation, expected);
+        }
+    }
+
+    #[test]
+    fn truncation_anywhere_is_an_error() {
+        for bytes in [oriented(&jpeg(false), 1), png(4, 4, 8, 0, &[], &[0; 20])] {
+            assert!(decode(&bytes).is_ok());
+            // Without its end chunk, a PNG still has all its pixels.
+            let needed = if bytes[0] == 0xFF {
+                bytes.len()
+            } else {
+                bytes.len() - 12 - 4
+            };
+            for length in 0..needed {
+                assert!(decode(&bytes[..length]).is_err(), "{length} of {}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn reasons_are_given() {
+        let fails = |bytes: &[u8]| decode(bytes).unwrap_err();
+        assert!(fails(&[]).contains("empty"));
+        assert!(fails(b"GIF89a").contains("neither a JPEG nor a PNG"));
+        assert!(fails(&jpeg(false)[..300]).contains("truncated JPEG"));
+        assert!(fails(&png(0, 3, 8, 0, &[], &[0])).contains("PNG"));
+        assert!(fails(&png(60_000, 60_000, 8, 0, &[], &[0])).contains("60000x60000"));
+        assert!(inspect(b"text").is_err());
+    }
+
+    #[test]
+    fn stuffed_bytes_and_thumbnails_do_not_end_a_jpeg() {
+        // A thumbnail's end inside an EXIF block, then coded data with a stuffed 0xFF and restart and fill bytes.
+        let bytes = [
+            0xFF, 0xD8, 0xFF, 0xE1, 0, 6, 0xFF, 0xD8, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xFF, 0xD0, 0xFF, 0xFF,
+            0xD9,
+        ];
+        assert!(jpeg_end(&bytes).is_some());
+        assert!(jpeg_end(&bytes[..bytes.len() - 1]).is_none());
+        assert!(jpeg_end(&bytes[..10]).is_none());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+        #[test]
+        fn no_bytes_panic(
+            kind in 0..3,
+            changes in proptest::collection::vec((proptest::num::u16::ANY, proptest::num::u8::ANY), 0..8),
+        ) {
+            let mut bytes = match kind {
+                0 => oriented(&jpeg(false), 6),
+                1 => png(4, 4, 8, 6, &[], &[0; 68]),
+                _ => jpeg(true),
+            };
+            for (at, value) in changes {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = value;
+            }
+            let _ = inspect(&bytes);
+            if let Ok(image) = decode(&bytes) {
+                proptest::prop_assert_eq!(image.data.len(), image.width * image.height * image.channels);
+            }
+        }
+    }
+
+    /// Invalid files that PIL shows nevertheless: data with a wrong checksum, a segment too short for what it declares.
+    const STRICTER: [&str; 2] = ["pillow_broken_data_stream.png", "pillow_truncated_app14.jpg"];
+
+    /// PIL's view of awkward real files, where the shared data are at hand.
+    #[test]
+    fn awkward_files_decode_as_in_pil() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/decoder_edge_cases");
+        let Ok(manifest) = std::fs::read_to_string(folder.join("MANIFEST.tsv")) else {
+            println!("not run: there is no {}", folder.display());
+            return;
+        };
+        for line in manifest.lines().skip(1) {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let (name, mode, size, decodes) = (fields[0], fields[3], fields[4], fields[8] == "ok");
+            let bytes = std::fs::read(folder.join(name)).unwrap();
+            let decoded = decode(&bytes);
+            if STRICTER.contains(&name) {
+                assert!(decoded.is_err(), "{name}");
+                continue;
+            }
+            assert_eq!(decoded.is_ok(), decodes, "{name}: {decoded:?}");
+            let info = inspect(&bytes).unwrap();
+            assert_eq!(
+                (info.mode, format!("{}x{}", info.width, info.height)),
+                (mode, size.to_string()),
+                "{name}"
+            );
+            let orientation = fields[6].parse().unwrap_or(1);
+            assert_eq!(info.orientation, orientation, "{name}");
+            if let Ok(image) = decoded {
+                let turned = if orientation > 4 {
+                    (info.height, info.width)
+                } else {
+                    (info.width, info.height)
+                };
+                assert_eq!((image.width, image.height), turned, "{name}");
+            }
+        }
+    }
+}

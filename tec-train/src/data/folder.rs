@@ -234,3 +234,114 @@ fn path_bytes(path: &Path) -> Option<&[u8]> {
 fn bytes_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_image(path: &Path, value: u8) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::GrayImage::from_pixel(3, 2, image::Luma([value]))
+            .save_with_format(path, image::ImageFormat::Png)
+            .unwrap();
+    }
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (value, file) in files.iter().enumerate() {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if has_image_extension(&path) {
+                write_image(&path, value as u8)
+            } else {
+                fs::write(path, "text").unwrap()
+            }
+        }
+        dir
+    }
+
+    fn names(folder: &Folder) -> Vec<String> {
+        (0..folder.len()).map(|index| folder.name(index)).collect()
+    }
+
+    #[test]
+    fn subfolders_are_classes() {
+        let dir = folder(&[
+            "b/2.PNG",
+            "a-b/x.jpg",
+            "b/deep/1.jpeg",
+            "a/9.png",
+            "a/notes.txt",
+            "read.me",
+        ]);
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(names(&folder), ["a-b/x.jpg", "a/9.png", "b/2.PNG", "b/deep/1.jpeg"]);
+        assert_eq!(folder.classes(), ["a", "a-b", "b"]);
+        assert_eq!(
+            (0..4).map(|i| folder.label(i).unwrap()).collect::<Vec<_>>(),
+            [1, 0, 2, 2]
+        );
+        assert_eq!(folder.ignored(), 2);
+        assert_eq!(folder.summary(), "4 images in 3 classes, 2 other files ignored");
+        assert_eq!(folder.load(0).unwrap().data, [1; 6], "a PNG called .jpg");
+    }
+
+    #[test]
+    fn a_flat_or_mixed_folder_has_no_classes() {
+        for files in [&["2.png", "10.png"][..], &["1.png", "a/2.png"]] {
+            let dir = folder(files);
+            let folder = Folder::open(dir.path()).unwrap();
+            assert_eq!((folder.len(), folder.classes().len(), folder.label(0)), (2, 0, None));
+        }
+    }
+
+    #[test]
+    fn hidden_files_are_ignored_but_not_a_hidden_root() {
+        let dir = folder(&[".hidden/._1.png", ".hidden/1.png", ".hidden/.cache/2.png"]);
+        let folder = Folder::open(dir.path().join(".hidden")).unwrap();
+        assert_eq!((names(&folder), folder.ignored()), (vec!["1.png".to_string()], 2));
+    }
+
+    #[test]
+    fn folders_without_images_say_so() {
+        let fails = |path: &Path| Folder::open(path).err().unwrap().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(fails(dir.path()).contains("the folder is empty"));
+        let missing = fails(&dir.path().join("missing"));
+        assert!(
+            missing.contains("missing: ") && missing.contains("give a folder"),
+            "{missing}"
+        );
+        for number in 0..5 {
+            fs::write(dir.path().join(format!("{number}.txt")), "text").unwrap();
+        }
+        assert!(fails(dir.path()).contains("no JPEG or PNG among 5 files"));
+        assert!(fails(&dir.path().join("1.txt")).contains("not a folder"));
+    }
+
+    #[test]
+    fn unreadable_images_have_a_reason() {
+        let dir = folder(&["1.png", "2.png", "3.png"]);
+        fs::write(dir.path().join("2.png"), "").unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        assert!(folder.load(0).is_ok());
+        assert!(folder.load(1).unwrap_err().contains("empty"));
+        fs::remove_file(dir.path().join("3.png")).unwrap();
+        assert!(folder.load(2).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_odd_names_open() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = folder(&["a/1.png"]);
+        std::os::unix::fs::symlink(dir.path().join("a"), dir.path().join("b")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("a/broken.png")).unwrap();
+        write_image(&dir.path().join("a").join(OsStr::from_bytes(b"\xFF.png")), 9);
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(folder.len(), 4);
+        assert_eq!(folder.classes(), ["a", "b"]);
+        assert!((0..4).all(|index| folder.load(index).is_ok()));
+    }
+}

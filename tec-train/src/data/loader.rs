@@ -417,3 +417,6 @@ impl Iterator for Batches {
         batch.transpose()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,3 +46,42 @@ pub fn open(path: impl AsRef<Path>) -> Result<Box<dyn Source>> {
         Ok(_) => Ok(Box::new(Idx::open(path)?)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The data that ship with the command.
+    #[test]
+    fn fashion_mnist_opens() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/assets/fashion-mnist");
+        let source = open(folder.join("t10k-images-idx3-ubyte.gz")).unwrap();
+        assert_eq!(source.len(), 10_000);
+        assert_eq!(source.classes().len(), 10);
+        let mut counts = [0; 10];
+        (0..source.len()).for_each(|index| counts[source.label(index).unwrap() as usize] += 1);
+        assert_eq!(counts, [1000; 10]);
+        // The published first labels: ankle boot, pullover, trouser, trouser, shirt.
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|index| source.label(index).unwrap()),
+            [9, 2, 1, 1, 6]
+        );
+        let image = source.load(0).unwrap();
+        assert_eq!((image.width, image.height, image.channels), (28, 28, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let fails = |path: &Path| open(path).err().unwrap().to_string();
+        let missing = fails(&dir.path().join("none"));
+        assert!(
+            missing.contains("none: ") && missing.contains("give a folder"),
+            "{missing}"
+        );
+        let text = dir.path().join("text");
+        std::fs::write(&text, "some text").unwrap();
+        assert!(fails(&text).contains("not an IDX file"));
+        assert!(fails(dir.path()).contains("no JPEG or PNG among 1 file;"));
+    }
+}

@@ -261,3 +261,198 @@ fn vote(neighbors: &[Neighbor], labels: &[u32], temperature: f64) -> u32 {
     let better = |a: &&(u32, f64), b: &&(u32, f64)| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0));
     votes.iter().max_by(better).map_or(0, |(class, _)| *class)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn features(dim: usize, data: &[f32], labels: &[u32], classes: usize) -> Features {
+        Features {
+            dim,
+            data: data.to_vec(),
+            labels: labels.iter().copied().map(Some).collect(),
+            classes: (0..classes).map(|class| class.to_string()).collect(),
+        }
+    }
+
+    #[rustfmt::skip]
+    const TRAIN: [f32; 72] = [
+        5., -7., -5., -4., -5., 5., 6., 1., -8., -7., -3., -1., 2., 0., -4., -6., 3., 4., -8., -7., -1., -2., 7., 0.,
+        -1., -1., 3., 1., -6., 4., 4., 8., 5., -4., -3., 3., 3., 3., 6., -4., 7., -8., -7., 8., 8., -3., -6., -3.,
+        -8., 7., 3., 1., -4., 0., -5., 5., 0., -8., -4., 4., 0., -2., -4., -7., 2., 3., 0., 7., 7., -5., 2., 2.,
+    ];
+    const TRAIN_LABELS: [u32; 24] = [1, 0, 0, 2, 2, 0, 1, 2, 0, 0, 1, 1, 1, 1, 0, 1, 2, 0, 2, 0, 0, 2, 0, 2];
+    #[rustfmt::skip]
+    const TEST: [f32; 30] = [
+        -4., -3., 0., 4., -4., 4., 3., -5., -2., 6., 6., 3., -8., 3., -5., 5., 7., -1., 8., 4., -3., 6., -2., -7.,
+        2., 6., 3., -2., 7., 0.,
+    ];
+    const TEST_LABELS: [u32; 10] = [0, 1, 2, 2, 1, 0, 0, 2, 1, 0];
+
+    fn literals() -> (Features, Features) {
+        (
+            features(3, &TRAIN, &TRAIN_LABELS, 3),
+            features(3, &TEST, &TEST_LABELS, 3),
+        )
+    }
+
+    /// Predictions made by scikit-learn's exact `NearestNeighbors(metric="cosine")` and a weighted vote in numpy.
+    #[test]
+    fn predictions_equal_scikit_learns() {
+        let (train, test) = literals();
+        for (k, temperature, expected, correct) in [
+            (1, 0.07, [1, 0, 1, 1, 1, 1, 0, 0, 1, 2], 3),
+            (5, 0.07, [1, 0, 1, 1, 1, 1, 0, 0, 1, 2], 3),
+            (5, 1.0, [1, 0, 0, 1, 2, 1, 1, 0, 1, 2], 1),
+            (7, 1.0, [1, 0, 0, 1, 2, 1, 1, 0, 2, 2], 0),
+            (12, 0.2, [1, 0, 1, 1, 2, 1, 0, 0, 1, 2], 2),
+        ] {
+            let outcome = knn(&train, &test, &KnnConfig { k, temperature }).unwrap();
+            assert_eq!(outcome.predictions, expected, "k {k}, temperature {temperature}");
+            assert_eq!(outcome.correct, correct);
+            assert_eq!(outcome.accuracy, correct as f64 / 10.0);
+        }
+    }
+
+    /// Similarities 1, 0.6 and 0.6 of classes 2, 1, 1: a cold temperature trusts the nearest, a warm one the many.
+    #[test]
+    fn the_temperature_weighs() {
+        let train = features(2, &[5.0, 0.0, 3.0, 4.0, 3.0, -4.0], &[2, 1, 1], 3);
+        let test = features(2, &[1.0, 0.0], &[1], 3);
+        let found = |temperature| {
+            knn(&train, &test, &KnnConfig { k: 3, temperature })
+                .unwrap()
+                .predictions[0]
+        };
+        // exp(-0.4 / T) * 2 exceeds 1 where T is above 0.577.
+        assert_eq!([found(0.001), found(0.57), found(0.58), found(10.0)], [2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn ties_go_to_lower_numbers() {
+        let test = features(2, &[1.0, 0.0], &[0], 3);
+        // Equal similarities: the first k count.
+        let train = features(2, &[1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 1.0, 0.0], &[1, 1, 0, 0], 3);
+        assert_eq!(
+            knn(
+                &train,
+                &test,
+                &KnnConfig {
+                    k: 2,
+                    temperature: 0.07
+                }
+            )
+            .unwrap()
+            .predictions,
+            [1]
+        );
+        // Equal votes: the lower class.
+        assert_eq!(
+            knn(
+                &train,
+                &test,
+                &KnnConfig {
+                    k: 4,
+                    temperature: 0.07
+                }
+            )
+            .unwrap()
+            .predictions,
+            [0]
+        );
+    }
+
+    /// More images than a chunk holds, against a plain search.
+    #[test]
+    fn chunks_join() {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        let (many, few, dim) = (TRAIN_CHUNK + 500, TEST_CHUNK + 3, 4);
+        let data: Vec<f32> = (0..many * dim).map(|_| next()).collect();
+        let labels: Vec<u32> = (0..many as u32).map(|index| index % 5).collect();
+        let train = features(dim, &data, &labels, 5);
+        let queries: Vec<f32> = (0..few * dim).map(|_| next()).collect();
+        let test = features(dim, &queries, &vec![0; few], 5);
+        let found = knn(
+            &train,
+            &test,
+            &KnnConfig {
+                k: 1,
+                temperature: 0.07,
+            },
+        )
+        .unwrap()
+        .predictions;
+        let unit = |row: &[f32]| {
+            let length = row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+            row.iter().map(|&value| f64::from(value) / length).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = data.chunks(dim).map(unit).collect();
+        for (query, found) in queries.chunks(dim).map(unit).zip(found) {
+            let similarity = |row: &[f64]| row.iter().zip(&query).map(|(a, b)| a * b).sum::<f64>();
+            let best = (0..many)
+                .max_by(|&a, &b| similarity(&rows[a]).total_cmp(&similarity(&rows[b])))
+                .unwrap();
+            let of_class = |class: u32| (class as usize..many).step_by(5).map(|row| similarity(&rows[row]));
+            let found_best = of_class(found).fold(f64::MIN, f64::max);
+            assert!(found == labels[best] || similarity(&rows[best]) - found_best < 1e-6);
+        }
+    }
+
+    /// Each data set numbers its own classes: here the test set lacks one.
+    #[test]
+    fn classes_meet_by_name() {
+        let mut train = features(2, &[1.0, 0.0, 0.0, 1.0, -1.0, 0.0], &[0, 1, 2], 3);
+        train.classes = ["cat", "dog", "owl"].map(String::from).to_vec();
+        let mut test = features(2, &[-1.0, 0.1, 1.0, 0.1], &[1, 0], 2);
+        test.classes = ["cat", "owl"].map(String::from).to_vec();
+        let outcome = knn(
+            &train,
+            &test,
+            &KnnConfig {
+                k: 1,
+                temperature: 0.07,
+            },
+        )
+        .unwrap();
+        assert_eq!((outcome.predictions, outcome.correct), (vec![2, 0], 2));
+        test.classes[1] = "yak".into();
+        let error = knn(
+            &train,
+            &test,
+            &KnnConfig {
+                k: 1,
+                temperature: 0.07,
+            },
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("\"yak\""), "{error}");
+    }
+
+    #[test]
+    fn unusable_features_are_refused() {
+        let fails = |change: &dyn Fn(&mut Features, &mut Features, &mut KnnConfig)| {
+            let (mut train, mut test) = literals();
+            let mut config = KnnConfig::default();
+            change(&mut train, &mut test, &mut config);
+            knn(&train, &test, &config).unwrap_err().to_string()
+        };
+        assert!(fails(&|train, _, _| train.labels[3] = None).contains("training image 3 has no class"));
+        assert!(fails(&|_, test, _| test.labels[0] = None).contains("test image 0 has no class"));
+        assert!(fails(&|train, _, _| train.labels.fill(Some(1))).contains("same class"));
+        assert!(fails(&|_, _, config| config.k = 25).contains("k is 25 with 24 training images"));
+        assert!(fails(&|_, _, config| config.k = 0).contains("k is 0"));
+        assert!(fails(&|_, _, config| config.temperature = 0.0).contains("temperature"));
+        assert!(fails(&|train, _, _| train.data[4] = f32::NAN).contains("training image 1"));
+        assert!(fails(&|_, test, _| test.data[0] = f32::INFINITY).contains("test image 0"));
+        assert!(fails(&|train, _, _| train.data.truncate(9)).contains("9 training values"));
+        assert!(
+            fails(&|_, test, _| (test.dim, test.data) = (1, vec![1.0; 10])).contains("3 values and test features 1")
+        );
+        assert!(fails(&|train, _, _| train.labels[0] = Some(3)).contains("class 3 of 3"));
+    }
+}
