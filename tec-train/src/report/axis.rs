@@ -146,10 +146,19 @@ impl Ranged for Axis {
 }
 
 impl ValueFormatter<f64> for Axis {
-    fn format(value: &f64) -> String {
-        number(*value)
+    fn format_ext(&self, value: &f64) -> String {
+        let largest = self.low.abs().max(self.high.abs());
+        // Labels of one linear axis are written alike: 0.0005 below 0.001, 5e-5 below 1e-4.
+        if !self.logarithmic && READABLE.contains(&largest) {
+            plain(*value)
+        } else {
+            number(*value)
+        }
     }
 }
+
+/// Sizes of numbers that read well without an exponent.
+const READABLE: Range<f64> = 1e-3..1e5;
 
 /// A number as short as reading a plot needs: `0`, `0.25`, `12000`, `3e-5`, `1.2e6`.
 pub(super) fn number(value: f64) -> String {
@@ -157,17 +166,21 @@ pub(super) fn number(value: f64) -> String {
         return value.to_string();
     }
     let size = value.abs();
-    if size != 0.0 && !(1e-3..1e5).contains(&size) {
+    if size != 0.0 && !READABLE.contains(&size) {
         return trim(&format!("{value:.3e}"));
     }
-    // Four digits that count.
-    let decimals = match size {
-        s if s >= 1000.0 => 0,
-        s if s >= 100.0 => 1,
-        s if s >= 10.0 => 2,
-        s if s >= 1.0 => 3,
-        s if s >= 0.1 => 4,
-        s if s >= 0.01 => 5,
+    plain(value)
+}
+
+/// Four digits that count, or six decimals.
+fn plain(value: f64) -> String {
+    let decimals = match value.abs() {
+        size if size >= 1000.0 => 0,
+        size if size >= 100.0 => 1,
+        size if size >= 10.0 => 2,
+        size if size >= 1.0 => 3,
+        size if size >= 0.1 => 4,
+        size if size >= 0.01 => 5,
         _ => 6,
     };
     trim(&format!("{value:.decimals$}"))
@@ -199,7 +212,7 @@ mod tests {
         } else {
             axis.linear_ticks(most)
         };
-        ticks.into_iter().map(number).collect()
+        ticks.iter().map(|tick| axis.format_ext(tick)).collect()
     }
 
     #[test]
@@ -215,6 +228,10 @@ mod tests {
         assert_eq!(
             labels(Axis::linear([0.0, 1.5e-4].into_iter()), 4),
             ["0", "5e-5", "1e-4", "1.5e-4"]
+        );
+        assert_eq!(
+            labels(Axis::linear([0.0, 1.5e-3].into_iter()), 4),
+            ["0", "0.0005", "0.001", "0.0015"]
         );
         assert_eq!(
             labels(Axis::logarithmic([0.002, 30.0].into_iter()), 6),

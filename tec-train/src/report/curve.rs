@@ -53,6 +53,16 @@ pub fn smooth(points: &[(f64, f64)], reach: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(mean).collect()
 }
 
+/// Whether a curve turns between rising and falling so often that a smoothed one is easier to read: at more than a tenth
+/// of its points. A learning rate does not, and would only lose its corners.
+pub(super) fn is_noisy(points: &[(f64, f64)]) -> bool {
+    let turns = points
+        .windows(3)
+        .filter(|p| (p[1].1 - p[0].1) * (p[2].1 - p[1].1) < 0.0)
+        .count();
+    turns * 10 > points.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +108,14 @@ mod tests {
         assert_eq!(smoothed[8], (8.0, 14.0));
         assert_eq!(smooth(&line, 0), line);
         assert_eq!(smooth(&[], 3), []);
+    }
+
+    #[test]
+    fn noise_is_told_from_a_course() {
+        assert!(is_noisy(&noisy(500)));
+        let schedule: Vec<_> = (0..500)
+            .map(|i| (f64::from(i), f64::from(50 - (i - 50i32).abs())))
+            .collect();
+        assert!(!is_noisy(&schedule) && !is_noisy(&[(0.0, 1.0); 9]) && !is_noisy(&[]));
     }
 }

@@ -102,7 +102,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::html::tests::assert_well_formed;
+    use crate::report::{MaskedImage, Picture, Plot, Series, html::tests::assert_well_formed, masked_images};
 
     #[test]
     fn a_page_needs_nothing_beside_it() {
@@ -116,6 +116,29 @@ mod tests {
             assert!(!page.contains(outside), "{outside}");
         }
         assert!(page.contains("<title>run &lt;1&gt;</title>") && page.contains("Second &lt;2&gt;"));
+    }
+
+    #[test]
+    fn plots_and_pictures_are_inside() {
+        let picture = Picture::new(32, 32, 3, vec![200; 32 * 32 * 3]).expect("a picture");
+        let removed = (0..64).map(|patch| patch % 4 != 0).collect();
+        let image = MaskedImage {
+            name: String::new(),
+            picture,
+            patch_size: 4,
+            removed,
+        };
+        let plot = Plot::new("loss", "step").series(Series::new("total", (0..300).map(|i| (i.into(), 1.0))));
+        let mut report = Report::new("run", "");
+        report.section("Seen", "", plot.to_html().then(masked_images(&[image]).expect("draws")));
+        let page = report.to_html();
+        assert_well_formed(&page);
+        assert_eq!(
+            page.matches(" src=\"").count(),
+            page.matches(" src=\"data:image/png;base64,").count()
+        );
+        assert_eq!((page.matches(" src=\"").count(), page.matches("<svg ").count()), (2, 2));
+        assert!(!page.contains(" href=\"http"), "a link out of the page");
     }
 
     #[test]

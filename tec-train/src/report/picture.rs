@@ -5,8 +5,6 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png};
 
 /// Smaller pictures are enlarged, by whole factors and without blurring, until their longer side is at least this.
 const SMALLEST: usize = 112;
-/// Larger pictures are reduced until their longer side is this, so that a page stays small enough to mail.
-const LARGEST: usize = 224;
 /// viridis (Smith & van der Walt 2015) at nine equal steps; between them it is as good as linear.
 const VIRIDIS: [[u8; 3]; 9] = [
     [68, 1, 84],
@@ -93,15 +91,18 @@ impl Grid {
 pub(super) struct Canvas {
     pub width: usize,
     pub height: usize,
+    /// Whether a pixel of the picture covers several of the canvas, whose edges shall stay sharp.
+    pub enlarged: bool,
     pixels: Vec<[u8; 3]>,
 }
 
 impl Canvas {
-    /// `picture`, enlarged by a whole factor if small, reduced if large.
-    pub(super) fn new(picture: &Picture) -> Self {
+    /// `picture`, enlarged by a whole factor if small, reduced until its longer side is `largest` if larger, so that a
+    /// page stays small enough to mail.
+    pub(super) fn new(picture: &Picture, largest: usize) -> Self {
         let side = picture.width.max(picture.height);
-        if side > LARGEST {
-            let reduced = |length: usize| (length * LARGEST / side).max(1);
+        if side > largest {
+            let reduced = |length: usize| (length * largest / side).max(1);
             return Self::build(
                 reduced(picture.width),
                 reduced(picture.height),
@@ -115,9 +116,13 @@ impl Canvas {
             );
         }
         let factor = SMALLEST.div_ceil(side);
-        Self::build(picture.width * factor, picture.height * factor, |x, y, _, _| {
+        let canvas = Self::build(picture.width * factor, picture.height * factor, |x, y, _, _| {
             picture.pixel(x / factor, y / factor)
-        })
+        });
+        Self {
+            enlarged: factor > 1,
+            ..canvas
+        }
     }
 
     /// The colors of [`heat`] from 0 to 1, as a bar.
@@ -129,7 +134,12 @@ impl Canvas {
         let pixels = (0..width * height)
             .map(|i| pixel(i % width, i / width, width, height))
             .collect();
-        Self { width, height, pixels }
+        Self {
+            width,
+            height,
+            enlarged: false,
+            pixels,
+        }
     }
 
     /// Replaces every pixel by `paint(patch, pixel, whether at the patch's right or lower edge)`.
@@ -275,22 +285,22 @@ mod tests {
     #[test]
     fn small_pictures_are_enlarged_without_blurring() {
         let picture = Picture::new(28, 28, 1, (0..784).map(|i| (i % 251) as u8).collect()).expect("a picture");
-        let canvas = Canvas::new(&picture);
+        let canvas = Canvas::new(&picture, 224);
         assert_eq!((canvas.width, canvas.height), (112, 112));
         for (x, y) in [(0, 0), (3, 3), (4, 0), (111, 111), (50, 77)] {
             assert_eq!(canvas.pixels[y * 112 + x], picture.pixel(x / 4, y / 4));
         }
-        let one = Canvas::new(&Picture::new(1, 1, 3, vec![1, 2, 3]).expect("a picture"));
+        let one = Canvas::new(&Picture::new(1, 1, 3, vec![1, 2, 3]).expect("a picture"), 224);
         assert_eq!((one.width, one.pixels[5000]), (112, [1, 2, 3]));
     }
 
     #[test]
     fn large_pictures_are_reduced_to_means() {
         let data = (0..448 * 896).map(|i| if i % 2 == 0 { 10 } else { 20 }).collect();
-        let canvas = Canvas::new(&Picture::new(448, 896, 1, data).expect("a picture"));
+        let canvas = Canvas::new(&Picture::new(448, 896, 1, data).expect("a picture"), 224);
         assert_eq!((canvas.width, canvas.height), (112, 224));
         assert!(canvas.pixels.iter().all(|&pixel| pixel == [15; 3]));
-        let thin = Canvas::new(&Picture::new(5000, 1, 1, vec![9; 5000]).expect("a picture"));
+        let thin = Canvas::new(&Picture::new(5000, 1, 1, vec![9; 5000]).expect("a picture"), 224);
         assert_eq!((thin.width, thin.height), (224, 1));
     }
 
@@ -300,7 +310,7 @@ mod tests {
         for channels in [1, 3] {
             let data: Vec<u8> = (0..120 * 130 * channels).map(|i| (i * 31 % 256) as u8).collect();
             let picture = Picture::new(120, 130, channels, data).expect("a picture");
-            let uri = Canvas::new(&picture).data_uri().expect("encodes");
+            let uri = Canvas::new(&picture, 224).data_uri().expect("encodes");
             let text = uri.strip_prefix("data:image/png;base64,").expect("a PNG");
             let decoded = image::load(Cursor::new(unbase64(text)), image::ImageFormat::Png)
                 .expect("decodes")
@@ -340,7 +350,7 @@ mod tests {
         let picture = Picture::new(30, 20, 1, vec![0; 600]).expect("a picture");
         let grid = picture.grid(5).expect("divides");
         assert_eq!((grid, grid.patches()), (Grid { rows: 4, columns: 6 }, 24));
-        let mut canvas = Canvas::new(&picture);
+        let mut canvas = Canvas::new(&picture, 224);
         canvas.paint_patches(grid, |patch, _, _| [patch as u8; 3]);
         let scale = canvas.width / 30;
         for y in 0..canvas.height {
@@ -351,7 +361,7 @@ mod tests {
         }
         // Every patch can be framed, at the edges too, and only it is.
         for patch in 0..24 {
-            let mut canvas = Canvas::new(&picture);
+            let mut canvas = Canvas::new(&picture, 224);
             canvas.outline(grid, patch, [255, 0, 0]);
             let red = canvas.pixels.iter().filter(|&&p| p == [255, 0, 0]).count();
             let side = 5 * scale;

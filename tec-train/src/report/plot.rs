@@ -2,14 +2,14 @@
 
 use super::{
     axis::{Axis, number},
-    curve::{downsample, smooth},
+    curve::{downsample, is_noisy, smooth},
     html::{Escaped, Html, markup},
 };
 use plotters::prelude::*;
 
 /// Points of a curve that are drawn, at most: more cannot be told apart.
 const POINTS: usize = 600;
-/// From this many points on a curve is drawn faint with its smoothed course over it.
+/// From this many points on a noisy curve is drawn faint with its smoothed course over it.
 const LONG: usize = 120;
 /// Below this many points each is marked.
 const FEW: usize = 40;
@@ -52,7 +52,7 @@ pub enum Scale {
 
 /// A plot of several curves with a title and a legend.
 ///
-/// Long curves are drawn faint with their smoothed course over them, both thinned out such that ends and extremes stay;
+/// Long noisy curves are drawn faint with their smoothed course over them, both thinned out such that ends and extremes stay;
 /// the points of short ones are marked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plot {
@@ -167,7 +167,7 @@ impl Plot {
                 .configure_mesh()
                 .disable_x_mesh()
                 .x_labels((width / 90) as usize)
-                .y_labels((height / 45).max(3) as usize)
+                .y_labels((height / 42).max(4) as usize)
                 .bold_line_style(GRID.stroke_width(UNITS))
                 .light_line_style(TRANSPARENT)
                 .axis_style(GRID.stroke_width(UNITS))
@@ -179,7 +179,7 @@ impl Plot {
             for (i, series) in self.series.iter().enumerate() {
                 let color = RGBColor(0, 0, SERIES + (i % COLORS) as u8);
                 let drawn = downsample(&series.points, POINTS);
-                if series.points.len() >= LONG {
+                if series.points.len() >= LONG && is_noisy(&series.points) {
                     chart.draw_series(LineSeries::new(drawn, color.mix(0.3).stroke_width(UNITS)))?;
                     let course = smooth(&series.points, series.points.len() / 60);
                     chart.draw_series(LineSeries::new(
@@ -248,9 +248,11 @@ mod tests {
         assert_well_formed(short.as_str());
         assert_eq!(short.as_str().matches("<circle").count(), 2 * 20);
         assert!(short.as_str().contains("class=\"stroke-1\"") && short.as_str().contains("ends at 0.1"));
-        let long = Plot::new("loss", "step")
-            .series(Series::new("total", falling(50_000)))
-            .to_html();
+        let noisy: Vec<_> = falling(50_000)
+            .into_iter()
+            .map(|(x, y)| (x, y + 0.1 * (7.0 * x).sin()))
+            .collect();
+        let long = Plot::new("loss", "step").series(Series::new("total", noisy)).to_html();
         assert_well_formed(long.as_str());
         assert_eq!(long.as_str().matches("<circle").count(), 0);
         let curves: Vec<_> = lines(&long).into_iter().filter(|&n| n > 100).collect();

@@ -12,6 +12,9 @@ const REMOVED: [u8; 3] = [124, 130, 142];
 const REMOVED_EDGE: [u8; 3] = [108, 114, 126];
 /// The frame of a query's patch: a color that viridis does not have.
 const QUERY: [u8; 3] = [255, 59, 48];
+/// Longest side of a masked image and of an attention map, of which there are many more.
+const IMAGE_SIDE: usize = 224;
+const MAP_SIDE: usize = 168;
 /// Share of the heat map over the image.
 const OVERLAY: f32 = 0.62;
 
@@ -38,7 +41,7 @@ pub fn masked_images(images: &[MaskedImage]) -> Result<Html> {
     for image in images {
         let grid = image.picture.grid(image.patch_size)?;
         expect_patches("the mask", grid, image.removed.len())?;
-        let original = Canvas::new(&image.picture);
+        let original = Canvas::new(&image.picture, IMAGE_SIDE);
         let mut masked = original.clone();
         masked.paint_patches(grid, |patch, pixel, edge| match (image.removed[patch], edge) {
             (false, _) => pixel,
@@ -55,7 +58,7 @@ pub fn masked_images(images: &[MaskedImage]) -> Result<Html> {
         }
         markup!(
             html,
-            "<span class=\"note\">{} of {} patches visible</span>",
+            "<span class=\"note\">{} of {} visible</span>",
             grid.patches() - removed,
             grid.patches()
         );
@@ -104,7 +107,7 @@ pub fn attention_maps(images: &[AttentionMaps]) -> Result<Html> {
                 grid.patches()
             )));
         }
-        let canvas = Canvas::new(&image.picture);
+        let canvas = Canvas::new(&image.picture, MAP_SIDE);
         markup!(html, "<figure class=\"attention\">\n<div class=\"looked-at\">");
         push_image(&mut html, &canvas, or_image(&image.name))?;
         markup!(
@@ -188,9 +191,10 @@ fn or_image(name: &str) -> &str {
 fn push_image(html: &mut Html, canvas: &Canvas, description: &str) -> Result<()> {
     let uri = canvas.data_uri()?;
     let (width, height, description) = (canvas.width, canvas.height, Escaped(description));
+    let class = if canvas.enlarged { " class=\"enlarged\"" } else { "" };
     markup!(
         html,
-        "<img src=\"{uri}\" width=\"{width}\" height=\"{height}\" alt=\"{description}\">"
+        "<img{class} src=\"{uri}\" width=\"{width}\" height=\"{height}\" alt=\"{description}\">"
     );
     Ok(())
 }
@@ -233,12 +237,12 @@ mod tests {
     fn pages_show_every_picture() {
         let html = masked_images(&[masked(), masked()]).expect("draws");
         assert_well_formed(html.as_str());
-        assert_eq!(html.as_str().matches("<img ").count(), 4);
-        assert!(html.as_str().contains("13 of 49 patches visible") && !html.as_str().contains("<b>"));
+        assert_eq!(html.as_str().matches("<img").count(), 4);
+        assert!(html.as_str().contains("13 of 49 visible") && !html.as_str().contains("<b>"));
         let html = attention_maps(&[maps()]).expect("draws");
         assert_well_formed(html.as_str());
         // The scale, the image, and two rows of three maps.
-        assert_eq!(html.as_str().matches("<img ").count(), 8);
+        assert_eq!(html.as_str().matches("<img").count(), 8);
         assert!(
             html.as_str().contains("query 2") && !html.as_str().contains("query 3") && !html.as_str().contains("<b>")
         );
@@ -305,7 +309,7 @@ mod tests {
         let black = Picture::new(28, 28, 1, vec![0; 784]).expect("a picture");
         let grid = black.grid(4).expect("divides");
         let map: Vec<f32> = (0..49).map(|i| i as f32).collect();
-        let drawn = overlay(&Canvas::new(&black), grid, &map, None).expect("draws");
+        let drawn = overlay(&Canvas::new(&black, MAP_SIDE), grid, &map, None).expect("draws");
         let shades: Vec<u8> = (0..49)
             .map(|patch| brightness(drawn.pixel(patch % 7 * 16, patch / 7 * 16)))
             .collect();
