@@ -29,7 +29,7 @@ impl<'a> Block<'a> {
     pub(crate) fn read(file: &File<'a>, block: usize) -> Result<Self, Error> {
         let section = |section| file.section(section_index(block, place_in_block(section)));
         let shifts = BlockShifts::read(section(Section::Shifts));
-        let dim = file.header.geometry.dim as usize;
+        let dim = file.header.geometry.dim;
         let epsilon = file.header.epsilon;
         let linear = |weight, bias, multiplier, inner, shift| Linear {
             weight: bytemuck::cast_slice(section(weight)),
@@ -53,7 +53,7 @@ impl<'a> Block<'a> {
         use Section::*;
         Ok(Self {
             dim,
-            heads: file.header.geometry.heads as usize,
+            heads: file.header.geometry.heads,
             norm1: norm(Norm1Multiplier, Norm1Offset, shifts.norm1),
             qkv: linear(QkvWeight, QkvBias, QkvMultiplier, dim, shifts.qkv),
             softmax_multiplier: I32s(section(SoftmaxMultiplier)),
@@ -68,7 +68,7 @@ impl<'a> Block<'a> {
                 Fc2Weight,
                 Fc2Bias,
                 Fc2Multiplier,
-                file.header.geometry.hidden as usize,
+                file.header.geometry.hidden,
                 shifts.fc2,
             ),
         })

@@ -120,7 +120,7 @@ impl<'a> Encoder<'a> {
 
     /// The encoder's name; may be empty.
     pub fn name(&self) -> &'a str {
-        let depth = self.geometry().depth as usize;
+        let depth = self.geometry().depth;
         core::str::from_utf8(self.file.section(section_index(depth, 2))).unwrap_or("")
     }
 
@@ -141,7 +141,7 @@ impl<'a> Encoder<'a> {
 
     /// Values of an output.
     pub fn output_len(&self, kind: OutputKind) -> usize {
-        let dim = self.geometry().dim as usize;
+        let dim = self.geometry().dim;
         match kind {
             OutputKind::Class | OutputKind::Mean => dim,
             OutputKind::Patches => dim * self.geometry().patches(),
@@ -180,7 +180,7 @@ impl<'a> Encoder<'a> {
         self.check_lengths(image, &out)?;
         let (tokens, mut shared) = plan::split(scratch, geometry, out.outputs())?;
         self.embed(image, tokens, shared.embedding(geometry)?)?;
-        for index in 0..geometry.depth as usize {
+        for index in 0..geometry.depth {
             let block = Block::read(&self.file, index)?;
             block.attention(tokens, shared.attention(geometry)?);
             block.mlp(tokens, shared.mlp(geometry)?);
@@ -217,7 +217,7 @@ impl<'a> Encoder<'a> {
     /// Writes the tokens that enter the first block.
     fn embed(&self, image: Image<'_>, tokens: &mut [i16], pixels: &mut [i8]) -> Result<(), Error> {
         let geometry = self.geometry();
-        let (dim, patch_len) = (geometry.dim as usize, geometry.patch_len());
+        let (dim, patch_len) = (geometry.dim, geometry.patch_len());
         let section = |section| {
             let index = HEAD_SECTIONS.iter().position(|&s| s == section);
             self.file.section(index.unwrap_or(usize::MAX))
@@ -254,13 +254,13 @@ impl<'a> Encoder<'a> {
     /// Collects one patch, `[patch_size, patch_size, channels]`, as centered pixels.
     fn gather(&self, image: Image<'_>, patch: usize, out: &mut [i8]) -> Result<(), Error> {
         let geometry = self.geometry();
-        let channels = geometry.channels as usize;
-        let size = geometry.patch_size as usize;
+        let channels = geometry.channels;
+        let size = geometry.patch_size;
         let grid = geometry.grid().max(1);
         let row_len = size * channels;
         let (top, left) = (patch / grid * size, patch % grid * row_len);
         for (y, row) in out.chunks_exact_mut(row_len.max(1)).enumerate() {
-            let start = (top + y) * geometry.image_size as usize * channels + left;
+            let start = (top + y) * geometry.image_size * channels + left;
             match image {
                 Image::Pixels(pixels) => {
                     for (slot, &pixel) in row.iter_mut().zip(part(pixels, start, row_len)) {
@@ -289,8 +289,8 @@ impl<'a> Encoder<'a> {
     fn write_outputs(&self, tokens: &[i16], shared: &mut Shared<'_>, out: Output<'_>) -> Result<(), Error> {
         let header = &self.file.header;
         let geometry = &header.geometry;
-        let dim = (geometry.dim as usize).max(1);
-        let tail = section_index(geometry.depth as usize, 0);
+        let dim = (geometry.dim).max(1);
+        let tail = section_index(geometry.depth, 0);
         let norm = Norm {
             multiplier: I32s(self.file.section(tail)),
             offset: I32s(self.file.section(tail + 1)),

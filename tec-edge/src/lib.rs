@@ -30,4 +30,4 @@ mod views;
 pub use aligned::{ALIGNMENT, Aligned};
 pub use encoder::{Encoder, Image, Output, OutputKind, Outputs};
 pub use error::Error;
-pub use format::{Geometry, Pool};
+pub use format::{Geometry, MAGIC, Pool};

@@ -48,7 +48,7 @@ pub(crate) struct MlpBuffers<'s> {
 /// Bytes of scratch memory for these outputs.
 pub(crate) fn scratch_len(geometry: &Geometry, outputs: Outputs) -> usize {
     let tokens = geometry.tokens();
-    let dim = geometry.dim as usize;
+    let dim = geometry.dim;
     let width = geometry.head_width();
     let embedding = buffer(TILE * geometry.patch_len());
     let attention = buffer(tokens * dim)
@@ -57,7 +57,7 @@ pub(crate) fn scratch_len(geometry: &Geometry, outputs: Outputs) -> usize {
         + buffer(TILE * width)
         + buffer(4 * tokens)
         + buffer(tokens);
-    let mlp = buffer(TILE * dim) + buffer(TILE * geometry.hidden as usize);
+    let mlp = buffer(TILE * dim) + buffer(TILE * geometry.hidden);
     let mean = if outputs.mean { buffer(4 * dim) } else { 0 };
     buffer(2 * tokens * dim) + embedding.max(attention).max(mlp).max(mean)
 }
@@ -89,7 +89,7 @@ pub(crate) fn split<'s>(
         actual,
     };
     let mut rest = Rest(scratch.get_mut(..expected).ok_or(short)?);
-    let tokens = rest.take(geometry.tokens() * geometry.dim as usize).ok_or(short)?;
+    let tokens = rest.take(geometry.tokens() * geometry.dim).ok_or(short)?;
     Ok((tokens, Shared { memory: rest.0, short }))
 }
 
@@ -107,7 +107,7 @@ impl Shared<'_> {
     }
 
     pub(crate) fn attention(&mut self, geometry: &Geometry) -> Result<AttentionBuffers<'_>, Error> {
-        let (tokens, dim, width) = (geometry.tokens(), geometry.dim as usize, geometry.head_width());
+        let (tokens, dim, width) = (geometry.tokens(), geometry.dim, geometry.head_width());
         let short = self.short;
         let mut rest = Rest(self.memory);
         Ok(AttentionBuffers {
@@ -125,14 +125,14 @@ impl Shared<'_> {
         let short = self.short;
         let mut rest = Rest(self.memory);
         Ok(MlpBuffers {
-            normalized: rest.take(TILE * geometry.dim as usize).ok_or(short)?,
-            hidden: rest.take(TILE * geometry.hidden as usize).ok_or(short)?,
+            normalized: rest.take(TILE * geometry.dim).ok_or(short)?,
+            hidden: rest.take(TILE * geometry.hidden).ok_or(short)?,
         })
     }
 
     /// Sums over the patches, `[dim]`.
     pub(crate) fn sums(&mut self, geometry: &Geometry) -> Result<&mut [i32], Error> {
-        Rest(self.memory).take(geometry.dim as usize).ok_or(self.short)
+        Rest(self.memory).take(geometry.dim).ok_or(self.short)
     }
 }
 

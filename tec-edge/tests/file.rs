@@ -236,7 +236,7 @@ fn use_it(bytes: &[u8]) {
     };
     let image = vec![200; encoder.geometry().image_len()];
     let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::MEAN), 1);
-    let mut out = vec![0; encoder.geometry().dim as usize];
+    let mut out = vec![0; encoder.geometry().dim];
     let output = Output {
         mean: Some(&mut out),
         ..Output::default()

@@ -107,7 +107,7 @@ impl Header {
             i32::from(self.mean_bits) as u32,
             self.mean_shift().is_some(),
         )?;
-        let channels = self.geometry.channels as usize;
+        let channels = self.geometry.channels;
         for (i, (&mean, &std)) in self.normalization.mean.iter().zip(&self.normalization.std).enumerate() {
             let used = i < channels;
             check(
@@ -155,13 +155,13 @@ impl Header {
             });
         }
         let geometry = Geometry {
-            image_size: fields.u32(),
-            patch_size: fields.u32(),
-            channels: fields.u32(),
-            dim: fields.u32(),
-            depth: fields.u32(),
-            heads: fields.u32(),
-            hidden: fields.u32(),
+            image_size: fields.u32() as usize,
+            patch_size: fields.u32() as usize,
+            channels: fields.u32() as usize,
+            dim: fields.u32() as usize,
+            depth: fields.u32() as usize,
+            heads: fields.u32() as usize,
+            hidden: fields.u32() as usize,
         };
         let pool = match fields.u32() {
             0 => Pool::Class,
@@ -229,13 +229,13 @@ impl Header {
         let outputs = [self.residual_bits, self.class_bits, self.mean_bits, self.patch_bits].map(|bits| bits as u8);
         let words = [
             0,
-            g.image_size,
-            g.patch_size,
-            g.channels,
-            g.dim,
-            g.depth,
-            g.heads,
-            g.hidden,
+            g.image_size as u32,
+            g.patch_size as u32,
+            g.channels as u32,
+            g.dim as u32,
+            g.depth as u32,
+            g.heads as u32,
+            g.hidden as u32,
             pool,
             MEAN_OF_NORM,
             self.epsilon as u32,

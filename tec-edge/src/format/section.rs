@@ -119,8 +119,8 @@ pub(crate) enum Content {
 impl Section {
     /// Length in bytes.
     pub(crate) fn len(self, geometry: &Geometry, name_len: u8) -> u64 {
-        let dim = u64::from(geometry.dim);
-        let hidden = u64::from(geometry.hidden);
+        let dim = geometry.dim as u64;
+        let hidden = geometry.hidden as u64;
         match self {
             PatchWeight => dim * geometry.patch_len() as u64,
             PatchBias | PatchMultiplier | Norm1Multiplier | Norm1Offset | AttentionMultiplier | ProjBias
@@ -131,7 +131,7 @@ impl Section {
             Shifts => 16,
             QkvWeight => 3 * dim * dim,
             QkvBias | QkvMultiplier => 12 * dim,
-            SoftmaxMultiplier => 4 * u64::from(geometry.heads),
+            SoftmaxMultiplier => 4 * geometry.heads as u64,
             ProjWeight => dim * dim,
             Fc1Weight | Fc2Weight => dim * hidden,
             Fc1Bias | Fc1Multiplier => 4 * hidden,
@@ -167,7 +167,7 @@ pub struct Placed {
 
 /// How many sections a file of this geometry has.
 pub(crate) fn section_count(geometry: &Geometry) -> u64 {
-    u64::from(geometry.depth) * BLOCK_SECTIONS.len() as u64 + (HEAD_SECTIONS.len() + TAIL_SECTIONS.len()) as u64
+    geometry.depth as u64 * BLOCK_SECTIONS.len() as u64 + (HEAD_SECTIONS.len() + TAIL_SECTIONS.len()) as u64
 }
 
 /// The next multiple of 16.
@@ -181,7 +181,8 @@ pub(crate) fn align(offset: u64) -> u64 {
 pub fn sections(geometry: &Geometry, name_len: u8) -> impl Iterator<Item = Placed> + use<> {
     let geometry = *geometry;
     let mut offset = super::HEADER_LEN as u64 + section_count(&geometry) * TABLE_ENTRY_LEN as u64;
-    let blocks = (0..geometry.depth).flat_map(|block| BLOCK_SECTIONS.iter().map(move |&section| (section, block)));
+    let blocks =
+        (0..geometry.depth as u32).flat_map(|block| BLOCK_SECTIONS.iter().map(move |&section| (section, block)));
     let head = HEAD_SECTIONS.iter().map(|&section| (section, 0));
     let tail = TAIL_SECTIONS.iter().map(|&section| (section, 0));
     head.chain(blocks).chain(tail).map(move |(section, block)| {

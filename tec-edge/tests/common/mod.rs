@@ -63,7 +63,7 @@ pub fn geometry() -> Geometry {
 }
 
 pub fn header(geometry: Geometry) -> Header {
-    let used = |value: f32| core::array::from_fn(|i| if i < geometry.channels as usize { value } else { 0.0 });
+    let used = |value: f32| core::array::from_fn(|i| if i < geometry.channels { value } else { 0.0 });
     Header {
         geometry,
         pool: Pool::Mean,
@@ -89,8 +89,8 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
     let mut out = vec![0; file_len(header).unwrap()];
     let inner = |section| match section {
         Section::PatchWeight | Section::PatchMultiplier => header.geometry.patch_len(),
-        Section::Fc2Weight | Section::Fc2Multiplier => header.geometry.hidden as usize,
-        _ => header.geometry.dim as usize,
+        Section::Fc2Weight | Section::Fc2Multiplier => header.geometry.hidden,
+        _ => header.geometry.dim,
     };
     write(header, &mut out, |section, _, bytes| {
         use Section::*;
@@ -151,7 +151,7 @@ pub struct Expected {
 /// Whole matrices in i128, one operation after the other.
 pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
     let g = header.geometry;
-    let (d, heads, tokens, hidden) = (g.dim as usize, g.heads as usize, g.tokens(), g.hidden as usize);
+    let (d, heads, tokens, hidden) = (g.dim, g.heads, g.tokens(), g.hidden);
     let width = d / heads;
     let section = |wanted: Section, block: usize| -> &[u8] {
         let placed = tec_edge::format::sections(&g, header.name_len)
@@ -208,12 +208,12 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
             .collect()
     };
 
-    let (grid, p, channels) = (g.grid(), g.patch_size as usize, g.channels as usize);
+    let (grid, p, channels) = (g.grid(), g.patch_size, g.channels);
     let mut patches = Vec::new();
     for patch in 0..grid * grid {
         for y in 0..p {
             for x in 0..p * channels {
-                let row = (patch / grid * p + y) * g.image_size as usize * channels;
+                let row = (patch / grid * p + y) * g.image_size * channels;
                 patches.push(i128::from(pixels[row + patch % grid * p * channels + x]) - 128);
             }
         }
@@ -232,7 +232,7 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
     let mut x = halves(ClassToken, 0);
     x.extend(embedded.iter().zip(halves(Position, 0)).map(|(e, p)| saturate16(e + p)));
 
-    for b in 0..g.depth as usize {
+    for b in 0..g.depth {
         let shifts = section(Shifts, b);
         let y = norm8(&x, Norm1Multiplier, Norm1Offset, b, shifts[0]);
         let qkv = linear(&y, QkvWeight, QkvBias, QkvMultiplier, b, d, shifts[1], 127);

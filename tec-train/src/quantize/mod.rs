@@ -1,17 +1,19 @@
-//! Placeholder until the quantizer lands.
-#![allow(missing_docs, clippy::all, unused)]
-use crate::{Result, data::*, eval::Features, model::*};
-use std::{path::Path, sync::Arc};
-pub struct Geo { pub image_size: usize, pub patch_size: usize, pub channels: usize, pub dim: usize, pub depth: usize, pub heads: usize }
-pub struct EdgeEncoder;
-impl EdgeEncoder {
-    pub fn open(p: &Path) -> Result<Self> { todo!() }
-    pub fn geometry(&self) -> Geo { todo!() }
-    pub fn embed(&self, pixels: &[u8], count: usize, pool: Pool) -> Result<Vec<f32>> { todo!() }
-    pub fn file_bytes(&self) -> usize { todo!() }
-    pub fn scratch_bytes(&self) -> usize { todo!() }
-}
-pub struct Fidelity { pub mean: f32, pub worst: f32 }
-pub struct Made { pub bytes: Vec<u8>, pub scratch_bytes: usize, pub calibrated: usize, pub compared: usize, pub fresh: bool, pub mean: Fidelity, pub cls: Fidelity, pub skipped: Vec<Skipped> }
-pub fn from_source(vit: &Vit, n: &Normalization, s: Arc<dyn Source>, images: usize, threads: usize) -> Result<Made> { todo!() }
-pub fn cosines(a: &Features, b: &Features) -> Result<Fidelity> { todo!() }
+//! From an f32 encoder to the int8 encoder of a device.
+//!
+//! [`Calibration`] watches the encoder on images; [`quantize`](fn@quantize) chooses what every integer stands for and writes
+//! the encoder file; [`EdgeEncoder`] runs it by the device's own code; [`compare`] says how near it comes. [`from_source`]
+//! does all of it. What the integers mean is written in `docs/integer-encoder.md`, together with the measurements behind
+//! the choices made here.
+
+mod calibration;
+mod edge_encoder;
+mod encoder;
+mod fidelity;
+mod fixed;
+mod layers;
+mod ranges;
+
+pub use calibration::Calibration;
+pub use edge_encoder::EdgeEncoder;
+pub use encoder::quantize;
+pub use fidelity::{Fidelity, Quantized, compare, cosines, from_source};

@@ -1,0 +1,142 @@
+//! The device's encoder on a host: the same code, the same bits, images in parallel.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use tec_edge::{Encoder, Geometry, Image, Output, OutputKind, Outputs};
+
+use crate::model::Pool;
+use crate::{Error, Result};
+
+/// Memory at a 16-byte boundary.
+struct AlignedBytes {
+    memory: Vec<u128>,
+    len: usize,
+}
+
+impl AlignedBytes {
+    fn zeroed(len: usize) -> Self {
+        Self {
+            memory: vec![0; len.div_ceil(size_of::<u128>())],
+            len,
+        }
+    }
+
+    fn get(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.memory)[..self.len]
+    }
+
+    fn get_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.memory)[..self.len]
+    }
+}
+
+/// A quantized encoder with the memory it needs.
+pub struct EdgeEncoder {
+    file: AlignedBytes,
+    geometry: Geometry,
+    scratch_len: usize,
+}
+
+impl EdgeEncoder {
+    /// Copies and checks the bytes of an `encoder.tec`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the reason why these are no such bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut file = AlignedBytes::zeroed(bytes.len());
+        file.get_mut().copy_from_slice(bytes);
+        let encoder = Encoder::from_bytes(file.get()).map_err(|e| Error::Data(e.to_string()))?;
+        let (geometry, scratch_len) = (*encoder.geometry(), encoder.scratch_len(Outputs::ALL));
+        Ok(Self {
+            file,
+            geometry,
+            scratch_len,
+        })
+    }
+
+    /// Reads and checks an `encoder.tec`.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the reason.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file_error = |reason| Error::File {
+            path: path.into(),
+            reason,
+        };
+        let bytes = std::fs::read(path).map_err(|e| file_error(format!("cannot be read: {e}")))?;
+        Self::from_bytes(&bytes).map_err(|e| file_error(e.to_string()))
+    }
+
+    /// The encoder's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Bytes of the encoder file.
+    pub fn file_bytes(&self) -> usize {
+        self.file.len
+    }
+
+    /// Bytes of scratch memory that a device needs for class token, mean or patch tokens.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch_len
+    }
+
+    /// The encoder on this file.
+    ///
+    /// # Errors
+    /// None that [`from_bytes`](Self::from_bytes) did not give.
+    pub fn encoder(&self) -> Result<Encoder<'_>> {
+        Encoder::from_bytes(self.file.get()).map_err(|e| Error::Data(e.to_string()))
+    }
+
+    /// Embeds `count` images, `[count, height, width, channels]`, into `[count, dim]`: the real values of what a device
+    /// computes.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for pixels of another number than `count` images have.
+    pub fn embed(&self, pixels: &[u8], count: usize, pool: Pool) -> Result<Vec<f32>> {
+        let kind = match pool {
+            Pool::Cls => OutputKind::Class,
+            Pool::Mean => OutputKind::Mean,
+        };
+        let (class, mean) = self.embed_both(pixels, count)?;
+        Ok(if kind == OutputKind::Class { class } else { mean })
+    }
+
+    /// Class tokens and means of `count` images, each `[count, dim]`.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn embed_both(&self, pixels: &[u8], count: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let encoder = self.encoder()?;
+        let (dim, image_len) = (self.geometry.dim, self.geometry.image_len());
+        if count.checked_mul(image_len) != Some(pixels.len()) {
+            return Err(Error::Data(format!(
+                "{} bytes of pixels where {count} images of the encoder's size have {}",
+                pixels.len(),
+                count.saturating_mul(image_len)
+            )));
+        }
+        let (mut class, mut mean) = (vec![0.0; count * dim], vec![0.0; count * dim]);
+        let images = pixels.par_chunks_exact(image_len);
+        let outputs = class.par_chunks_exact_mut(dim).zip(mean.par_chunks_exact_mut(dim));
+        images.zip(outputs).try_for_each_init(
+            || (AlignedBytes::zeroed(self.scratch_len), vec![0i16; dim], vec![0i16; dim]),
+            |(scratch, class16, mean16), (image, (class, mean))| {
+                let output = Output {
+                    class: Some(class16),
+                    mean: Some(mean16),
+                    patches: None,
+                };
+                let done = encoder.encode(Image::Pixels(image), scratch.get_mut(), output);
+                done.map_err(|e| Error::Data(e.to_string()))?;
+                encoder.to_f32(OutputKind::Class, class16, class);
+                encoder.to_f32(OutputKind::Mean, mean16, mean);
+                Ok::<(), Error>(())
+            },
+        )?;
+        Ok((class, mean))
+    }
+}
