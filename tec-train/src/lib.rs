@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod checkpoint;
 pub mod data;
 mod error;
+pub mod embed;
 pub mod eval;
 pub mod model;
 pub mod ops;

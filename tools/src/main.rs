@@ -10,6 +10,7 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod quickstart;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ const USAGE: u8 = 2;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
+    threads::settle();
     let cli = Cli::parse();
     // A panic is our bug: it gets one line and an exit code of a failure, like any other end that is not success.
     std::panic::set_hook(Box::new(|info| {
