@@ -12,7 +12,10 @@ use crate::{Error, Result};
 /// # Errors
 /// A folder that does not exist or cannot be written, or a full disk; `path` is then as it was before.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Error::File { path: path.to_path_buf(), reason: format!("cannot be written: {e}") };
+    let fail = |e: std::io::Error| Error::File {
+        path: path.to_path_buf(),
+        reason: format!("cannot be written: {e}"),
+    };
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
         _ => PathBuf::from("."),

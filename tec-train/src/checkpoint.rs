@@ -37,7 +37,12 @@ pub struct State {
 impl State {
     /// A state of the current layout version.
     pub fn new(step: usize, steps_per_epoch: usize, images: usize) -> Self {
-        Self { version: VERSION, step, steps_per_epoch, images }
+        Self {
+            version: VERSION,
+            step,
+            steps_per_epoch,
+            images,
+        }
     }
 }
 
@@ -61,12 +66,25 @@ impl Checkpoint {
     /// A folder that cannot be written; older checkpoints are then untouched.
     pub fn write(self, folder: &Path, keep: usize) -> Result<PathBuf> {
         let path = folder.join(format!("step-{:08}.safetensors", self.state.step));
-        let fail = |e: serde_json::Error| Error::File { path: path.clone(), reason: e.to_string() };
+        let fail = |e: serde_json::Error| Error::File {
+            path: path.clone(),
+            reason: e.to_string(),
+        };
         let metadata = HashMap::from([
-            (METADATA_KEY.to_string(), serde_json::to_string(&self.state).map_err(fail)?),
-            (EncoderMetadata::KEY.to_string(), serde_json::to_string(&self.encoder).map_err(fail)?),
+            (
+                METADATA_KEY.to_string(),
+                serde_json::to_string(&self.state).map_err(fail)?,
+            ),
+            (
+                EncoderMetadata::KEY.to_string(),
+                serde_json::to_string(&self.encoder).map_err(fail)?,
+            ),
         ]);
-        model::Checkpoint { tensors: self.tensors, metadata }.write(&path)?;
+        model::Checkpoint {
+            tensors: self.tensors,
+            metadata,
+        }
+        .write(&path)?;
         let mut all = list(folder)?;
         all.truncate(all.len().saturating_sub(keep));
         for old in all {
@@ -81,25 +99,42 @@ impl Checkpoint {
     /// # Errors
     /// A file that is no checkpoint of this version.
     pub fn read(path: &Path) -> Result<Self> {
-        let fail = |reason: String| Error::File { path: path.to_path_buf(), reason };
+        let fail = |reason: String| Error::File {
+            path: path.to_path_buf(),
+            reason,
+        };
         let model::Checkpoint { tensors, metadata } = model::Checkpoint::read(path, &Device::Cpu)?;
         let entry = |key: &str| {
-            metadata.get(key).ok_or_else(|| fail(format!("no training checkpoint of this program (metadata key {key} is missing)")))
+            metadata.get(key).ok_or_else(|| {
+                fail(format!(
+                    "no training checkpoint of this program (metadata key {key} is missing)"
+                ))
+            })
         };
         let state: State =
             serde_json::from_str(entry(METADATA_KEY)?).map_err(|e| fail(format!("metadata {METADATA_KEY}: {e}")))?;
         if state.version != VERSION {
-            return Err(fail(format!("checkpoint version {}, this program reads {VERSION}", state.version)));
+            return Err(fail(format!(
+                "checkpoint version {}, this program reads {VERSION}",
+                state.version
+            )));
         }
         let key = EncoderMetadata::KEY;
         let encoder = serde_json::from_str(entry(key)?).map_err(|e| fail(format!("metadata {key}: {e}")))?;
-        Ok(Self { tensors, state, encoder, origin: path.to_path_buf() })
+        Ok(Self {
+            tensors,
+            state,
+            encoder,
+            origin: path.to_path_buf(),
+        })
     }
 
     /// The tensors whose names start with `prefix`, the prefix removed.
     pub fn with_prefix(&self, prefix: &str) -> HashMap<String, Tensor> {
         let named = self.tensors.iter();
-        named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()))).collect()
+        named
+            .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())))
+            .collect()
     }
 }
 
@@ -108,7 +143,10 @@ impl Checkpoint {
 /// # Errors
 /// A folder that cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let fail = |e: std::io::Error| Error::File { path: folder.to_path_buf(), reason: e.to_string() };
+    let fail = |e: std::io::Error| Error::File {
+        path: folder.to_path_buf(),
+        reason: e.to_string(),
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
@@ -138,7 +176,10 @@ pub fn newest(folder: &Path) -> Result<(Checkpoint, PathBuf, Vec<String>)> {
     for warning in warnings {
         reason = format!("{reason}\n{warning}");
     }
-    Err(Error::File { path: folder.to_path_buf(), reason })
+    Err(Error::File {
+        path: folder.to_path_buf(),
+        reason,
+    })
 }
 
 #[cfg(test)]
@@ -154,12 +195,24 @@ mod tests {
 
     fn sample(step: usize) -> Checkpoint {
         let tensor = Tensor::from_slice(&VALUES, (2, 2), &Device::Cpu).unwrap();
-        let config =
-            VitConfig { image_size: 8, patch_size: 4, channels: 1, dim: 8, depth: 1, heads: 2, mlp_ratio: 4 };
+        let config = VitConfig {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            dim: 8,
+            depth: 1,
+            heads: 2,
+            mlp_ratio: 4,
+        };
         Checkpoint {
             tensors: [("model.w".to_string(), tensor)].into(),
             state: State::new(step, 7, 100),
-            encoder: EncoderMetadata { config, mean: vec![0.5], std: vec![0.25], pool: Pool::Mean },
+            encoder: EncoderMetadata {
+                config,
+                mean: vec![0.5],
+                std: vec![0.25],
+                pool: Pool::Mean,
+            },
             origin: PathBuf::new(),
         }
     }
@@ -172,7 +225,10 @@ mod tests {
         }
         assert_eq!(list(dir.path()).unwrap().len(), 2);
         let (found, path, warnings) = newest(dir.path()).unwrap();
-        assert_eq!((found.state, found.encoder, warnings.len()), (State::new(100, 7, 100), sample(1).encoder, 0));
+        assert_eq!(
+            (found.state, found.encoder, warnings.len()),
+            (State::new(100, 7, 100), sample(1).encoder, 0)
+        );
         let values: Vec<f32> = found.tensors["model.w"].flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(bits(&values), bits(&VALUES));
         assert!(path.ends_with("step-00000100.safetensors"));
@@ -195,7 +251,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("step-00000001.safetensors");
         fs::write(&path, b"not a checkpoint").unwrap();
-        assert!(Checkpoint::read(&path).unwrap_err().to_string().contains("no safetensors file"));
+        assert!(
+            Checkpoint::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no safetensors file")
+        );
         assert!(newest(dir.path()).unwrap_err().to_string().contains("--overwrite"));
     }
 }

@@ -34,7 +34,10 @@ impl Encoder {
     /// # Errors
     /// A file that is neither, with the reason.
     pub fn open(path: &Path) -> Result<Self> {
-        let fail = |reason: String| Error::File { path: path.to_path_buf(), reason };
+        let fail = |reason: String| Error::File {
+            path: path.to_path_buf(),
+            reason,
+        };
         let mut start = [0; tec_edge::format::MAGIC.len()];
         let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
         read.map_err(|e| fail(format!("cannot be read: {e}")))?;
@@ -50,7 +53,10 @@ impl Encoder {
     /// Channels other than 1 or 3.
     pub fn float(vit: Vit) -> Result<Self> {
         let normalization = match vit.metadata() {
-            Some(m) => Normalization { mean: m.mean.clone(), std: m.std.clone() },
+            Some(m) => Normalization {
+                mean: m.mean.clone(),
+                std: m.std.clone(),
+            },
             None => Normalization::imagenet(vit.config().channels)?,
         };
         Ok(Self::Float { vit, normalization })
@@ -87,7 +93,14 @@ impl Encoder {
     pub fn embed(&self, pixels: &[u8], count: usize, pool: Pool) -> Result<Vec<f32>> {
         match self {
             Self::Float { vit, normalization } => {
-                let images = data::to_tensor(pixels, count, self.image_size(), self.channels(), normalization, &Device::Cpu)?;
+                let images = data::to_tensor(
+                    pixels,
+                    count,
+                    self.image_size(),
+                    self.channels(),
+                    normalization,
+                    &Device::Cpu,
+                )?;
                 let tokens = vit.tokens(&images)?;
                 let pooled = match pool {
                     Pool::Cls => tokens.narrow(1, 0, 1)?.squeeze(1)?,
@@ -121,7 +134,10 @@ pub fn embed_source(
     threads: usize,
     mut progress: impl FnMut(usize),
 ) -> Result<Embedded> {
-    let config = LoaderConfig { threads, ..LoaderConfig::eval(encoder.image_size(), encoder.channels(), BATCH) };
+    let config = LoaderConfig {
+        threads,
+        ..LoaderConfig::eval(encoder.image_size(), encoder.channels(), BATCH)
+    };
     let classes = source.classes().to_vec();
     let batches = Loader::new(source, config)?.batches(0, 0, 1)?;
     let (mut data, mut labels, mut samples, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -136,8 +152,22 @@ pub fn embed_source(
         progress(labels.len());
     }
     if labels.is_empty() {
-        let first = skipped.first().map_or_else(String::new, |s| format!(" (the first: {}: {})", s.name, s.reason));
-        return Err(Error::Data(format!("none of the {} images could be read{first}", skipped.len())));
+        let first = skipped
+            .first()
+            .map_or_else(String::new, |s| format!(" (the first: {}: {})", s.name, s.reason));
+        return Err(Error::Data(format!(
+            "none of the {} images could be read{first}",
+            skipped.len()
+        )));
     }
-    Ok(Embedded { features: Features { dim: encoder.dim(), data, labels, classes }, samples, skipped })
+    Ok(Embedded {
+        features: Features {
+            dim: encoder.dim(),
+            data,
+            labels,
+            classes,
+        },
+        samples,
+        skipped,
+    })
 }

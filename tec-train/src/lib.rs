@@ -7,8 +7,8 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod data;
-mod error;
 pub mod embed;
+mod error;
 pub mod eval;
 pub mod model;
 pub mod ops;

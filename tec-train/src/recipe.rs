@@ -154,7 +154,11 @@ pub struct DecoderSection {
 
 impl Default for DecoderSection {
     fn default() -> Self {
-        Self { dim: 512, depth: None, heads: 16 }
+        Self {
+            dim: 512,
+            depth: None,
+            heads: 16,
+        }
     }
 }
 
@@ -179,7 +183,14 @@ pub struct ObjectiveSection {
 
 impl Default for ObjectiveSection {
     fn default() -> Self {
-        Self { mask_ratio: 0.75, last_layers: 2, top_k: 15, att_tau: 1.8, adapters: None, norm_pix_loss: true }
+        Self {
+            mask_ratio: 0.75,
+            last_layers: 2,
+            top_k: 15,
+            att_tau: 1.8,
+            adapters: None,
+            norm_pix_loss: true,
+        }
     }
 }
 
@@ -249,7 +260,10 @@ pub struct CheckpointSection {
 
 impl Default for CheckpointSection {
     fn default() -> Self {
-        Self { every_steps: 0, keep: 2 }
+        Self {
+            every_steps: 0,
+            keep: 2,
+        }
     }
 }
 
@@ -280,7 +294,10 @@ pub struct RecipeBuilder {
 impl RecipeBuilder {
     /// Starts from the defaults.
     pub fn new() -> Self {
-        Self { table: toml::Table::new(), origin: "the recipe".into() }
+        Self {
+            table: toml::Table::new(),
+            origin: "the recipe".into(),
+        }
     }
 
     /// Starts from TOML text; `origin` names it in messages.
@@ -289,9 +306,15 @@ impl RecipeBuilder {
     /// Text that is no TOML or has an unknown key: the message has the line and the key.
     pub fn from_text(text: &str, origin: &str) -> Result<Self> {
         // Deserialized from the text itself first, so that a message can show the line.
-        toml::from_str::<Recipe>(text).map_err(|e| Error::Usage(format!("recipe {origin}: {}", e.to_string().trim())))?;
-        let table = text.parse().map_err(|e: toml::de::Error| Error::Usage(format!("recipe {origin}: {e}")))?;
-        Ok(Self { table, origin: origin.into() })
+        toml::from_str::<Recipe>(text)
+            .map_err(|e| Error::Usage(format!("recipe {origin}: {}", e.to_string().trim())))?;
+        let table = text
+            .parse()
+            .map_err(|e: toml::de::Error| Error::Usage(format!("recipe {origin}: {e}")))?;
+        Ok(Self {
+            table,
+            origin: origin.into(),
+        })
     }
 
     /// Starts from a TOML file.
@@ -310,7 +333,9 @@ impl RecipeBuilder {
         let leaf = parts.pop().unwrap_or_default();
         let mut table = &mut self.table;
         for part in parts {
-            let entry = table.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let entry = table
+                .entry(part)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
             if !entry.is_table() {
                 *entry = toml::Value::Table(toml::Table::new());
             }
@@ -329,12 +354,20 @@ impl RecipeBuilder {
     /// An argument without `=`, or a key that recipes do not have.
     pub fn set_argument(&mut self, argument: &str) -> Result<&mut Self> {
         let Some((key, value)) = argument.split_once('=') else {
-            return Err(Error::Usage(format!("--set {argument}: expected KEY=VALUE, such as optimizer.lr=1e-3")));
+            return Err(Error::Usage(format!(
+                "--set {argument}: expected KEY=VALUE, such as optimizer.lr=1e-3"
+            )));
         };
         let (key, value) = (key.trim(), value.trim());
-        let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+        let parsed = format!("v = {value}")
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"));
         self.set(key, parsed.unwrap_or_else(|| toml::Value::String(value.into())));
-        self.clone().table.try_into::<Recipe>().map_err(|e| Error::Usage(format!("--set {argument}: {}", one_line(&e))))?;
+        self.clone()
+            .table
+            .try_into::<Recipe>()
+            .map_err(|e| Error::Usage(format!("--set {argument}: {}", one_line(&e))))?;
         Ok(self)
     }
 
@@ -344,15 +377,23 @@ impl RecipeBuilder {
     /// An unknown key, a value of the wrong type, or one out of range; the message names the key.
     pub fn build(self) -> Result<Recipe> {
         let origin = self.origin;
-        let recipe: Recipe =
-            self.table.try_into().map_err(|e| Error::Usage(format!("{origin}: {}", one_line(&e))))?;
+        let recipe: Recipe = self
+            .table
+            .try_into()
+            .map_err(|e| Error::Usage(format!("{origin}: {}", one_line(&e))))?;
         recipe.check()?;
         Ok(recipe)
     }
 }
 
 fn one_line(error: &toml::de::Error) -> String {
-    error.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
+    error
+        .to_string()
+        .split('\n')
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 impl Recipe {
@@ -367,42 +408,111 @@ impl Recipe {
     /// Checks every value's range; shapes are checked when the models are built.
     fn check(&self) -> Result<()> {
         let require = |ok: bool, key: &str, value: &dyn std::fmt::Display, what: &str| {
-            if ok { Ok(()) } else { Err(Error::Usage(format!("{key} = {value}: must be {what}"))) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::Usage(format!("{key} = {value}: must be {what}")))
+            }
         };
         let (d, o, j) = (&self.data, &self.optimizer, &self.objective);
         if let Some(size) = d.image_size {
-            require((1..=4096).contains(&size), "data.image_size", &size, "between 1 and 4096")?;
+            require(
+                (1..=4096).contains(&size),
+                "data.image_size",
+                &size,
+                "between 1 and 4096",
+            )?;
         }
         if let Some(channels) = d.channels {
-            require(channels == 1 || channels == 3, "data.channels", &channels, "1 (grey) or 3 (RGB)")?;
+            require(
+                channels == 1 || channels == 3,
+                "data.channels",
+                &channels,
+                "1 (grey) or 3 (RGB)",
+            )?;
         }
         let scale = format!("[{}, {}]", d.scale[0], d.scale[1]);
-        require(0.0 < d.scale[0] && d.scale[0] <= d.scale[1] && d.scale[1] <= 1.0, "data.scale", &scale, "two rising numbers in (0, 1]")?;
-        require((1..=256).contains(&d.threads), "data.threads", &d.threads, "between 1 and 256")?;
-        require(d.mean.is_some() == d.std.is_some(), "data.mean and data.std", &"only one of them", "given together or not at all")?;
+        require(
+            0.0 < d.scale[0] && d.scale[0] <= d.scale[1] && d.scale[1] <= 1.0,
+            "data.scale",
+            &scale,
+            "two rising numbers in (0, 1]",
+        )?;
+        require(
+            (1..=256).contains(&d.threads),
+            "data.threads",
+            &d.threads,
+            "between 1 and 256",
+        )?;
+        require(
+            d.mean.is_some() == d.std.is_some(),
+            "data.mean and data.std",
+            &"only one of them",
+            "given together or not at all",
+        )?;
         for (key, values) in [("data.mean", &d.mean), ("data.std", &d.std)] {
             let Some(values) = values else { continue };
             let fits = values.len() == d.channels.unwrap_or(values.len());
             require(fits, key, &format!("{values:?}"), "one number a channel")?;
             let positive = key == "data.mean" || values.iter().all(|v| *v > 0.0);
-            require(positive && values.iter().all(|v| v.is_finite()), key, &format!("{values:?}"), "finite (std: above 0)")?;
+            require(
+                positive && values.iter().all(|v| v.is_finite()),
+                key,
+                &format!("{values:?}"),
+                "finite (std: above 0)",
+            )?;
         }
-        require(0.0 < j.mask_ratio && j.mask_ratio < 1.0, "objective.mask_ratio", &j.mask_ratio, "above 0 and below 1")?;
-        require(j.last_layers >= 1, "objective.last_layers", &j.last_layers, "at least 1")?;
+        require(
+            0.0 < j.mask_ratio && j.mask_ratio < 1.0,
+            "objective.mask_ratio",
+            &j.mask_ratio,
+            "above 0 and below 1",
+        )?;
+        require(
+            j.last_layers >= 1,
+            "objective.last_layers",
+            &j.last_layers,
+            "at least 1",
+        )?;
         require(j.top_k >= 1, "objective.top_k", &j.top_k, "at least 1")?;
-        require(j.att_tau > 0.0 && j.att_tau.is_finite(), "objective.att_tau", &j.att_tau, "above 0")?;
+        require(
+            j.att_tau > 0.0 && j.att_tau.is_finite(),
+            "objective.att_tau",
+            &j.att_tau,
+            "above 0",
+        )?;
         require(o.batch >= 1, "optimizer.batch", &o.batch, "at least 1")?;
         require(o.epochs >= 1, "optimizer.epochs", &o.epochs, "at least 1")?;
         let peak = o.peak_lr();
         require(peak > 0.0 && peak.is_finite(), "optimizer.lr", &peak, "above 0")?;
-        require((0.0..=peak).contains(&o.min_lr), "optimizer.min_lr", &o.min_lr, "between 0 and the peak learning rate")?;
-        require((0.0..=o.epochs as f64).contains(&o.warmup()), "optimizer.warmup_epochs", &o.warmup(), "between 0 and optimizer.epochs")?;
-        require((0.0..1.0).contains(&o.weight_decay), "optimizer.weight_decay", &o.weight_decay, "in [0, 1)")?;
+        require(
+            (0.0..=peak).contains(&o.min_lr),
+            "optimizer.min_lr",
+            &o.min_lr,
+            "between 0 and the peak learning rate",
+        )?;
+        require(
+            (0.0..=o.epochs as f64).contains(&o.warmup()),
+            "optimizer.warmup_epochs",
+            &o.warmup(),
+            "between 0 and optimizer.epochs",
+        )?;
+        require(
+            (0.0..1.0).contains(&o.weight_decay),
+            "optimizer.weight_decay",
+            &o.weight_decay,
+            "in [0, 1)",
+        )?;
         for beta in o.betas {
             require((0.0..1.0).contains(&beta), "optimizer.betas", &beta, "in [0, 1)")?;
         }
         require(o.eps > 0.0, "optimizer.eps", &o.eps, "above 0")?;
-        require(self.checkpoint.keep >= 1, "checkpoint.keep", &self.checkpoint.keep, "at least 1")
+        require(
+            self.checkpoint.keep >= 1,
+            "checkpoint.keep",
+            &self.checkpoint.keep,
+            "at least 1",
+        )
     }
 
     /// Fills every absent key: geometry from the base (same grid, same width) or else ViT-Tiny/16 at 224, the published
@@ -415,7 +525,9 @@ impl Recipe {
         let channels = *self.data.channels.get_or_insert(base.map_or(3, |b| b.channels));
         let m = &mut self.model;
         // One grid for base and new model, so the new model's patch follows from the crop.
-        let same_grid = base.filter(|b| image_size.is_multiple_of(b.grid())).map(|b| image_size / b.grid());
+        let same_grid = base
+            .filter(|b| image_size.is_multiple_of(b.grid()))
+            .map(|b| image_size / b.grid());
         let dim = *m.dim.get_or_insert(base.map_or(192, |b| b.dim));
         let same_width = base.filter(|b| b.dim == dim);
         let config = VitConfig {
@@ -433,7 +545,9 @@ impl Recipe {
             Method::Mae => 8,
         });
         if self.method == Method::Tec {
-            self.objective.adapters.get_or_insert(tec_core::adapter::groups(config.depth));
+            self.objective
+                .adapters
+                .get_or_insert(tec_core::adapter::groups(config.depth));
         }
         let o = &mut self.optimizer;
         o.lr = Some(o.peak_lr());
@@ -449,7 +563,9 @@ impl Recipe {
     /// As [`Self::to_toml`].
     pub fn differences(&self, other: &Recipe) -> Result<Vec<String>> {
         let (a, b) = (flatten(self)?, flatten(other)?);
-        let free = |key: &str| matches!(key, "data.path" | "data.threads" | "base.path" | "init.path") || key.starts_with("checkpoint.");
+        let free = |key: &str| {
+            matches!(key, "data.path" | "data.threads" | "base.path" | "init.path") || key.starts_with("checkpoint.")
+        };
         let absent = || "absent".to_string();
         let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
         keys.sort();
@@ -468,7 +584,11 @@ impl Recipe {
 fn flatten(recipe: &Recipe) -> Result<std::collections::BTreeMap<String, String>> {
     fn walk(prefix: &str, table: &toml::Table, out: &mut std::collections::BTreeMap<String, String>) {
         for (key, value) in table {
-            let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            let key = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
             match value {
                 toml::Value::Table(inner) => walk(&key, inner, out),
                 other => drop(out.insert(key, other.to_string())),

@@ -83,7 +83,9 @@ impl RunDir {
             Existing::Resume => Ok(()),
             _ if !root.exists() => Ok(()),
             Existing::Overwrite if is_run => Ok(()),
-            Existing::Overwrite => usage("exists and is no run (it has no recipe.toml), so it is not removed; choose another --out"),
+            Existing::Overwrite => {
+                usage("exists and is no run (it has no recipe.toml), so it is not removed; choose another --out")
+            }
             Existing::Refuse if root.is_dir() && fs::read_dir(root).is_ok_and(|mut d| d.next().is_none()) => Ok(()),
             Existing::Refuse => usage("exists; choose another --out, or --resume the run in it, or --overwrite it"),
         }
@@ -95,12 +97,17 @@ impl RunDir {
     /// As [`Self::check`], and a directory that cannot be written.
     pub fn create(root: &Path, recipe: &Recipe, existing: Existing) -> Result<Self> {
         Self::check(root, existing)?;
-        let fail = |e: std::io::Error| Error::File { path: root.to_path_buf(), reason: format!("cannot be written: {e}") };
+        let fail = |e: std::io::Error| Error::File {
+            path: root.to_path_buf(),
+            reason: format!("cannot be written: {e}"),
+        };
         if existing == Existing::Overwrite && root.exists() {
             fs::remove_dir_all(root).map_err(fail)?;
         }
         fs::create_dir_all(root.join("checkpoints")).map_err(fail)?;
-        let dir = Self { root: root.to_path_buf() };
+        let dir = Self {
+            root: root.to_path_buf(),
+        };
         atomic::write(&dir.recipe_path(), recipe.to_toml()?.as_bytes())?;
         Ok(dir)
     }
@@ -116,7 +123,9 @@ impl RunDir {
                 reason: "no run directory (it has no recipe.toml); give a directory that `tec pretrain` wrote".into(),
             });
         }
-        Ok(Self { root: root.to_path_buf() })
+        Ok(Self {
+            root: root.to_path_buf(),
+        })
     }
 
     /// The directory itself.
@@ -168,8 +177,15 @@ impl RunDir {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let text = fs::read_to_string(&path).map_err(|e| Error::File { path, reason: e.to_string() })?;
-        Ok(text.lines().filter_map(|l| l.split_once('\t')).map(|(n, r)| (n.into(), r.into())).collect())
+        let text = fs::read_to_string(&path).map_err(|e| Error::File {
+            path,
+            reason: e.to_string(),
+        })?;
+        Ok(text
+            .lines()
+            .filter_map(|l| l.split_once('\t'))
+            .map(|(n, r)| (n.into(), r.into()))
+            .collect())
     }
 
     /// Every step logged so far. A last line cut off by a kill is left out.
@@ -181,8 +197,14 @@ impl RunDir {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let text = fs::read_to_string(&path).map_err(|e| Error::File { path, reason: e.to_string() })?;
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        let text = fs::read_to_string(&path).map_err(|e| Error::File {
+            path,
+            reason: e.to_string(),
+        })?;
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
     }
 
     /// Opens `metrics.jsonl` for appending, first dropping the steps after `step`: a resumed run logs them again.
@@ -198,7 +220,13 @@ impl RunDir {
         let path = self.metrics_path();
         atomic::write(&path, text.as_bytes())?;
         let file = fs::OpenOptions::new().append(true).open(&path);
-        Ok(MetricsLog { file: file.map_err(|e| Error::File { path: path.clone(), reason: e.to_string() })?, path })
+        Ok(MetricsLog {
+            file: file.map_err(|e| Error::File {
+                path: path.clone(),
+                reason: e.to_string(),
+            })?,
+            path,
+        })
     }
 }
 
@@ -222,7 +250,10 @@ impl MetricsLog {
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.file
             .write_all(to_json(metrics)?.as_bytes())
-            .map_err(|e| Error::File { path: self.path.clone(), reason: format!("cannot be written: {e}") })
+            .map_err(|e| Error::File {
+                path: self.path.clone(),
+                reason: format!("cannot be written: {e}"),
+            })
     }
 }
 
@@ -230,5 +261,10 @@ impl MetricsLog {
 pub fn peak_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }

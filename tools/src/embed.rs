@@ -70,6 +70,8 @@ pub fn run(args: &Args) -> Result<()> {
     match (done, unreadable) {
         (0, n) => Err(Error::Data(format!("none of the images could be read ({n} left out)"))),
         (_, 0) => Ok(()),
-        (_, n) => Err(Error::Data(format!("{n} images could not be read; the others were embedded"))),
+        (_, n) => Err(Error::Data(format!(
+            "{n} images could not be read; the others were embedded"
+        ))),
     }
 }

@@ -80,7 +80,14 @@ fn knn(args: &KnnArgs) -> Result<()> {
     };
     let train = embed("training images", Arc::from(train))?;
     let test = embed("test images", Arc::from(test))?;
-    let result = knn::knn(&train, &test, &KnnConfig { k: args.k, temperature: args.temperature })?;
+    let result = knn::knn(
+        &train,
+        &test,
+        &KnnConfig {
+            k: args.k,
+            temperature: args.temperature,
+        },
+    )?;
     let classes = train.classes.len();
     if args.json {
         output::json(&json!({

@@ -56,9 +56,10 @@ pub fn run(args: &Args) -> Result<()> {
 /// A file the user names is not replaced unasked.
 pub fn refuse_existing(out: Option<&std::path::Path>, overwrite: bool) -> Result<()> {
     match out {
-        Some(out) if out.exists() && !overwrite => {
-            Err(Error::Usage(format!("--out {}: exists; choose another or add --overwrite", out.display())))
-        }
+        Some(out) if out.exists() && !overwrite => Err(Error::Usage(format!(
+            "--out {}: exists; choose another or add --overwrite",
+            out.display()
+        ))),
         _ => Ok(()),
     }
 }

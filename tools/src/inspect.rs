@@ -3,14 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tec_train::{
-    Error, Result,
-    checkpoint::Checkpoint,
-    data,
-    embed::Encoder,
-    recipe::RecipeBuilder,
-    run_dir::RunDir,
-};
+use tec_train::{Error, Result, checkpoint::Checkpoint, data, embed::Encoder, recipe::RecipeBuilder, run_dir::RunDir};
 
 use crate::output;
 
@@ -40,15 +33,25 @@ pub fn run(args: &Args) -> Result<()> {
     // An image that does not decode was inspected, but it is no success.
     match facts.get("decoded") {
         Some(Value::Bool(false)) => {
-            let reason = facts.get("reason").and_then(Value::as_str).unwrap_or_default().to_string();
-            Err(Error::File { path: args.path.clone(), reason })
+            let reason = facts
+                .get("reason")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_string();
+            Err(Error::File {
+                path: args.path.clone(),
+                reason,
+            })
         }
         _ => Ok(()),
     }
 }
 
 fn facts(path: &Path) -> Result<Value> {
-    let fail = |reason: String| Error::File { path: path.to_path_buf(), reason };
+    let fail = |reason: String| Error::File {
+        path: path.to_path_buf(),
+        reason,
+    };
     if !path.exists() {
         return Err(Error::Usage(format!("{}: no such file", path.display())));
     }
@@ -60,13 +63,19 @@ fn facts(path: &Path) -> Result<Value> {
         return device_facts(path);
     }
     let looks_safetensors = bytes.get(8) == Some(&b'{');
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     if looks_safetensors || extension == "safetensors" {
         return checkpoint_facts(path);
     }
     let info = data::inspect(&bytes);
     if info.is_err() && !matches!(extension.as_str(), "jpg" | "jpeg" | "png") {
-        return Err(fail("is no image (JPEG, PNG), no safetensors checkpoint and no encoder.tec".into()));
+        return Err(fail(
+            "is no image (JPEG, PNG), no safetensors checkpoint and no encoder.tec".into(),
+        ));
     }
     // What the header says and whether the whole decodes are two things.
     let reason = info.as_ref().err().cloned().or_else(|| data::decode(&bytes).err());
@@ -101,7 +110,10 @@ fn checkpoint_facts(path: &Path) -> Result<Value> {
         }));
     }
     let Encoder::Float { vit, .. } = Encoder::open(path)? else {
-        return Err(Error::File { path: path.to_path_buf(), reason: "is no safetensors checkpoint".into() });
+        return Err(Error::File {
+            path: path.to_path_buf(),
+            reason: "is no safetensors checkpoint".into(),
+        });
     };
     let c = vit.config();
     let parameters: usize = vit.weights().iter().map(|(_, tensor)| tensor.elem_count()).sum();
@@ -114,7 +126,10 @@ fn checkpoint_facts(path: &Path) -> Result<Value> {
 
 fn device_facts(path: &Path) -> Result<Value> {
     let Encoder::Device(edge) = Encoder::open(path)? else {
-        return Err(Error::File { path: path.to_path_buf(), reason: "is no encoder.tec".into() });
+        return Err(Error::File {
+            path: path.to_path_buf(),
+            reason: "is no encoder.tec".into(),
+        });
     };
     let g = edge.geometry();
     Ok(json!({

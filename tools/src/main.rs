@@ -53,9 +53,14 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // A panic is our bug: it gets one line and an exit code of a failure, like any other end that is not success.
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let place = info
+            .location()
+            .map(|l| format!(" at {}:{}", l.file(), l.line()))
+            .unwrap_or_default();
         let what = info.payload_as_str().unwrap_or("unknown");
-        eprintln!("error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave.");
+        eprintln!(
+            "error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave."
+        );
     }));
     let result = std::panic::catch_unwind(|| match cli.verb {
         Verb::Quickstart(args) => quickstart::run(&args),

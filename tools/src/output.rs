@@ -19,7 +19,13 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     let columns = headers.len();
     let cell = |row: &[String], c: usize| row.get(c).cloned().unwrap_or_default();
     let headers: Vec<String> = headers.iter().map(|h| h.to_string()).collect();
-    let width = |c: usize| std::iter::once(&headers).chain(rows).map(|r| cell(r, c).chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        std::iter::once(&headers)
+            .chain(rows)
+            .map(|r| cell(r, c).chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let format_row = |row: &Vec<String>| {
         let cells = widths.iter().enumerate().map(|(c, &w)| match c {

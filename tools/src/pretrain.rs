@@ -85,7 +85,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let style = if args.json { Style::Json } else { Style::People };
     let mut reporter = Reporter::new(style, "pretrain");
-    let job = Job { recipe, out, existing, source: None, max_steps: args.max_steps };
+    let job = Job {
+        recipe,
+        out,
+        existing,
+        source: None,
+        max_steps: args.max_steps,
+    };
     let summary = pretrain::run(job, &mut reporter)?;
     let root = summary.run.root().display().to_string();
     if args.json {
@@ -93,10 +99,17 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         if summary.skipped > 0 {
             let list = summary.run.skipped_path();
-            eprintln!("{} images could not be read and were left out; they are listed in {}", summary.skipped, list.display());
+            eprintln!(
+                "{} images could not be read and were left out; they are listed in {}",
+                summary.skipped,
+                list.display()
+            );
         }
         if !summary.finished {
-            eprintln!("stopped after {} steps; go on with: tec pretrain --out {root} --resume", summary.step);
+            eprintln!(
+                "stopped after {} steps; go on with: tec pretrain --out {root} --resume",
+                summary.step
+            );
         }
         output::line(&root);
     }
@@ -107,7 +120,9 @@ pub fn run(args: &Args) -> Result<()> {
 fn check_device(device: &str) -> Result<()> {
     match device {
         "cpu" => Ok(()),
-        other => Err(Error::Usage(format!("--device {other}: this build computes on the CPU only; use --device cpu"))),
+        other => Err(Error::Usage(format!(
+            "--device {other}: this build computes on the CPU only; use --device cpu"
+        ))),
     }
 }
 
@@ -118,7 +133,9 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
     };
     let mut builder = match (&stored, &args.recipe) {
         (Some(_), Some(_)) => {
-            return Err(Error::Usage("--recipe: a resumed run keeps its own recipe; leave --recipe out".into()));
+            return Err(Error::Usage(
+                "--recipe: a resumed run keeps its own recipe; leave --recipe out".into(),
+            ));
         }
         (Some(path), None) | (None, Some(path)) => RecipeBuilder::from_file(path)?,
         (None, None) => RecipeBuilder::new(),
@@ -152,7 +169,10 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
         let before = RecipeBuilder::from_file(&path)?.build()?;
         let changed = recipe.differences(&before)?;
         if !changed.is_empty() {
-            let text = format!("a resumed run keeps its recipe, but these differ: {}; leave them out", changed.join(", "));
+            let text = format!(
+                "a resumed run keeps its recipe, but these differ: {}; leave them out",
+                changed.join(", ")
+            );
             return Err(Error::Usage(text));
         }
     }

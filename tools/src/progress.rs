@@ -38,7 +38,14 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter whose lines begin with `label`.
     pub fn new(style: Style, label: &str) -> Self {
-        Self { style, label: label.into(), bar: None, last_line: None, started: Instant::now(), first_step: 0 }
+        Self {
+            style,
+            label: label.into(),
+            bar: None,
+            last_line: None,
+            started: Instant::now(),
+            first_step: 0,
+        }
     }
 
     fn say(&self, text: &str) {
@@ -92,10 +99,18 @@ impl Progress for Reporter {
             return;
         }
         let parts = match m.loss_relation {
-            Some(relation) => format!("loss {:.4} (feature {:.4}, relation {relation:.4})", m.loss, m.loss_feature),
+            Some(relation) => format!(
+                "loss {:.4} (feature {:.4}, relation {relation:.4})",
+                m.loss, m.loss_feature
+            ),
             None => format!("loss {:.4}", m.loss),
         };
-        let text = format!("epoch {:.2}  {parts}  {:.0} images/s  waiting {:.0}%", m.epoch, m.images_per_s, 100.0 * m.data_wait);
+        let text = format!(
+            "epoch {:.2}  {parts}  {:.0} images/s  waiting {:.0}%",
+            m.epoch,
+            m.images_per_s,
+            100.0 * m.data_wait
+        );
         match &self.bar {
             Some(bar) => {
                 bar.set_message(text);

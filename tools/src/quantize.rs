@@ -53,7 +53,10 @@ pub fn run(args: &Args) -> Result<()> {
     atomic::require_folder(&out)?;
     let source: Arc<dyn data::Source> = Arc::from(data::open(&args.data)?);
     let Encoder::Float { vit, normalization } = Encoder::open(&path)? else {
-        return Err(Error::Usage(format!("{}: is quantized already; give the f32 encoder", path.display())));
+        return Err(Error::Usage(format!(
+            "{}: is quantized already; give the f32 encoder",
+            path.display()
+        )));
     };
     let made = quantize::from_source(&vit, &normalization, source, args.images, args.threads)?;
     for skipped in &made.skipped {

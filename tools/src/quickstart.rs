@@ -106,7 +106,9 @@ pub fn run(args: &Args) -> Result<()> {
 
     eprintln!("4/5 k-nearest-neighbor accuracy on the test images");
     let measure = |encoder: &Encoder| -> Result<(f64, Features)> {
-        let of = |source: &Arc<dyn Source>| Ok::<_, Error>(embed_source(encoder, source.clone(), Pool::Mean, THREADS, |_| {})?.features);
+        let of = |source: &Arc<dyn Source>| {
+            Ok::<_, Error>(embed_source(encoder, source.clone(), Pool::Mean, THREADS, |_| {})?.features)
+        };
         let (train, test) = (of(&train)?, of(&test)?);
         Ok((knn::knn(&train, &test, &KnnConfig::default())?.accuracy, test))
     };
@@ -114,14 +116,26 @@ pub fn run(args: &Args) -> Result<()> {
     let mut float_features = None;
     for (name, summary, epochs) in [
         ("base", &base, base_recipe.optimizer.epochs),
-        ("base, trained on", &continued, base_recipe.optimizer.epochs + new_recipe.optimizer.epochs),
+        (
+            "base, trained on",
+            &continued,
+            base_recipe.optimizer.epochs + new_recipe.optimizer.epochs,
+        ),
         ("new model (TEC)", &new, new_recipe.optimizer.epochs),
     ] {
         let path = summary.run.encoder_path();
         let (accuracy, features) = measure(&Encoder::open(&path)?)?;
         float_features = Some(features);
         let bytes = size(&path)?;
-        rows.push(Row { name, encoder: "f32".into(), epochs, seconds: Some(summary.seconds), knn: accuracy, cosine: None, bytes });
+        rows.push(Row {
+            name,
+            encoder: "f32".into(),
+            epochs,
+            seconds: Some(summary.seconds),
+            knn: accuracy,
+            cosine: None,
+            bytes,
+        });
     }
 
     eprintln!("5/5 int8: calibrate, quantize, run through tec-edge");
@@ -132,7 +146,9 @@ pub fn run(args: &Args) -> Result<()> {
     let device_file = new.run.device_encoder_path();
     tec_train::atomic::write(&device_file, &made.bytes)?;
     let (accuracy, int8_features) = measure(&Encoder::open(&device_file)?)?;
-    let cosine = float_features.map(|f| quantize::cosines(&f, &int8_features)).transpose()?;
+    let cosine = float_features
+        .map(|f| quantize::cosines(&f, &int8_features))
+        .transpose()?;
     rows.push(Row {
         name: "new model (TEC), on the device",
         encoder: "int8".into(),
@@ -143,7 +159,11 @@ pub fn run(args: &Args) -> Result<()> {
         bytes: size(&device_file)?,
     });
 
-    let runs = Runs { base: &base, continued: &continued, new: &new };
+    let runs = Runs {
+        base: &base,
+        continued: &continued,
+        new: &new,
+    };
     let seconds = clock.elapsed().as_secs_f64();
     let page = write_report(&out, &rows, &runs, made.scratch_bytes, seconds)?;
     if args.json {
@@ -181,11 +201,22 @@ fn recipe(text: &str, args: &Args) -> Result<Recipe> {
 }
 
 fn size(path: &Path) -> Result<u64> {
-    std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::File { path: path.to_path_buf(), reason: e.to_string() })
+    std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::File {
+        path: path.to_path_buf(),
+        reason: e.to_string(),
+    })
 }
 
 fn terminal_table(rows: &[Row]) -> String {
-    let headers = ["encoder", "precision", "epochs", "training", "k-NN top-1", "cosine to f32", "file"];
+    let headers = [
+        "encoder",
+        "precision",
+        "epochs",
+        "training",
+        "k-NN top-1",
+        "cosine to f32",
+        "file",
+    ];
     let lines: Vec<Vec<String>> = rows
         .iter()
         .map(|r| {
@@ -216,7 +247,11 @@ fn write_report(out: &Path, rows: &[Row], runs: &Runs, scratch: usize, seconds: 
          One seed; nothing is fixed in advance.",
         summary_table(rows).to_html(),
     );
-    let named = [("base", runs.base), ("base, trained on", runs.continued), ("new model", runs.new)];
+    let named = [
+        ("base", runs.base),
+        ("base, trained on", runs.continued),
+        ("new model", runs.new),
+    ];
     let mut curves = Html::new();
     let mut rates = Plot::new("Learning rate", "epoch").small();
     let mut pixel = Plot::new("Masked autoencoder: pixel loss", "epoch").scale(Scale::Linear);
@@ -227,8 +262,14 @@ fn write_report(out: &Path, rows: &[Row], runs: &Runs, scratch: usize, seconds: 
             pixel = pixel.series(Series::new(name, metrics.iter().map(|m| (m.epoch, m.loss))));
         }
     }
-    curves = curves.then(pixel.to_html()).then(pretrain::loss_plot("TEC: losses of the new model", &runs.new.run)?.to_html());
-    page.section("Losses", "Each step's loss and its running mean.", curves.then(rates.to_html()));
+    curves = curves
+        .then(pixel.to_html())
+        .then(pretrain::loss_plot("TEC: losses of the new model", &runs.new.run)?.to_html());
+    page.section(
+        "Losses",
+        "Each step's loss and its running mean.",
+        curves.then(rates.to_html()),
+    );
     page.section(
         "Masked images",
         "What the encoder gets to see: three quarters of the patches are removed.",

@@ -70,7 +70,14 @@ pub struct Attention {
 /// The new model's input `[B, C, S, S]`.
 fn images(setup: &Setup, batch: &Batch) -> Result<Tensor> {
     let (e, n) = (&setup.encoder, batch.samples.len());
-    data::to_tensor(&batch.pixels, n, e.image_size, e.channels, &setup.normalization, &setup.device)
+    data::to_tensor(
+        &batch.pixels,
+        n,
+        e.image_size,
+        e.channels,
+        &setup.normalization,
+        &setup.device,
+    )
 }
 
 /// What the base says about the same crops, at its own size and normalization.
@@ -79,9 +86,21 @@ fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
         return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
     };
     let (config, n) = (base.vit.config(), batch.samples.len());
-    let pixels = if batch.pixels2.is_empty() { &batch.pixels } else { &batch.pixels2 };
-    let seen = data::to_tensor(pixels, n, config.image_size, config.channels, &base.normalization, &setup.device)?;
-    base.vit.targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
+    let pixels = if batch.pixels2.is_empty() {
+        &batch.pixels
+    } else {
+        &batch.pixels2
+    };
+    let seen = data::to_tensor(
+        pixels,
+        n,
+        config.image_size,
+        config.channels,
+        &base.normalization,
+        &setup.device,
+    )?;
+    base.vit
+        .targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
 }
 
 /// Parameters of the encoder proper, which every starting checkpoint must have.
@@ -105,7 +124,10 @@ impl Learner {
     }
 
     fn new(model: Model, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
-        let mut learner = Self { optimizer: AdamW::new(model.params().trainable(), config), model };
+        let mut learner = Self {
+            optimizer: AdamW::new(model.params().trainable(), config),
+            model,
+        };
         let step = match start {
             Start::Fresh => 0,
             Start::From(checkpoint) => {
@@ -127,7 +149,12 @@ impl Learner {
     /// Parameters of the encoder that is exported.
     pub fn encoder_parameters(&self) -> usize {
         let of_encoder = |name: &str| ENCODER.iter().any(|p| name.starts_with(p)) && !name.starts_with("cls_token_mlp");
-        self.params().trainable().iter().filter(|(n, _)| of_encoder(n)).map(|(_, v)| v.elem_count()).sum()
+        self.params()
+            .trainable()
+            .iter()
+            .filter(|(n, _)| of_encoder(n))
+            .map(|(_, v)| v.elem_count())
+            .sum()
     }
 
     /// Parameters trained, decoder and adapters included.
@@ -142,7 +169,14 @@ impl Learner {
     pub fn step(&mut self, setup: &Setup, batch: &Batch, lr: f64) -> Result<Outcome> {
         let images = images(setup, batch)?;
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
-        let masks = Masks::draw(seed, batch.epoch, &batch.samples, setup.encoder.patches(), ratio, &setup.device)?;
+        let masks = Masks::draw(
+            seed,
+            batch.epoch,
+            &batch.samples,
+            setup.encoder.patches(),
+            ratio,
+            &setup.device,
+        )?;
         let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let (total, feature, relation) = match &self.model {
             Model::Mae(mae) => {
@@ -160,7 +194,11 @@ impl Learner {
             true => self.optimizer.step(&total.backward()?, lr)?,
             false => f64::NAN,
         };
-        Ok(Outcome { feature, relation, grad_norm })
+        Ok(Outcome {
+            feature,
+            relation,
+            grad_norm,
+        })
     }
 
     /// The whole training state after `step` steps.
@@ -178,7 +216,12 @@ impl Learner {
             tensors.insert(format!("optimizer.v.{}", moment.name), tensor(moment.second)?);
         }
         let state = State::new(step, setup.steps_per_epoch, setup.source.len());
-        Ok(Checkpoint { tensors, state, encoder: setup.metadata(), origin: Default::default() })
+        Ok(Checkpoint {
+            tensors,
+            state,
+            encoder: setup.metadata(),
+            origin: Default::default(),
+        })
     }
 
     /// The encoder alone: adapters merged, decoder dropped.
@@ -201,11 +244,16 @@ impl Learner {
         let targets = targets(setup, batch)?;
         let predicted = tec.predict(&images(setup, batch)?, &targets.index, masks)?;
         let tau = f64::from(setup.recipe.objective.att_tau);
-        Ok(Some(Attention { base: (targets.logits / tau)?, new_model: predicted.logits.detach(), index: targets.index }))
+        Ok(Some(Attention {
+            base: (targets.logits / tau)?,
+            new_model: predicted.logits.detach(),
+            index: targets.index,
+        }))
     }
 
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        self.params().load_state(checkpoint.with_prefix("model."), &checkpoint.origin)?;
+        self.params()
+            .load_state(checkpoint.with_prefix("model."), &checkpoint.origin)?;
         let mut moments = Vec::new();
         let mut second = checkpoint.with_prefix("optimizer.v.");
         for (name, m) in checkpoint.with_prefix("optimizer.m.") {
@@ -230,18 +278,29 @@ impl Learner {
                     var.set(&tensor)?;
                     taken += 1;
                 }
-                Some(tensor) if of_encoder => wrong.push(format!("{name} is {:?}, expected {:?}", tensor.dims(), var.dims())),
+                Some(tensor) if of_encoder => {
+                    wrong.push(format!("{name} is {:?}, expected {:?}", tensor.dims(), var.dims()))
+                }
                 None if of_encoder => wrong.push(format!("{name} is missing")),
                 _ => fresh.push(name.clone()),
             }
         }
         if !wrong.is_empty() {
             let reason = format!("init.path: these weights are of another encoder: {}", wrong.join("; "));
-            return Err(Error::File { path: checkpoint.origin.clone(), reason });
+            return Err(Error::File {
+                path: checkpoint.origin.clone(),
+                reason,
+            });
         }
-        progress.note(&format!("{taken} parameters start from {}", checkpoint.origin.display()));
+        progress.note(&format!(
+            "{taken} parameters start from {}",
+            checkpoint.origin.display()
+        ));
         if !fresh.is_empty() {
-            progress.note(&format!("drawn anew, since they are not in it in the same shape: {}", fresh.join(", ")));
+            progress.note(&format!(
+                "drawn anew, since they are not in it in the same shape: {}",
+                fresh.join(", ")
+            ));
         }
         Ok(())
     }

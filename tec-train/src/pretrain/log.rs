@@ -33,8 +33,17 @@ impl Log {
             _ => EventWriter::resume(run.root(), step as u64 + 1)?,
         };
         let listed = fs::read_to_string(run.skipped_path()).unwrap_or_default();
-        let skipped = listed.lines().filter_map(|l| l.split('\t').next()).map(str::to_string).collect();
-        Ok(Self { metrics, events, skipped, run: run.clone() })
+        let skipped = listed
+            .lines()
+            .filter_map(|l| l.split('\t').next())
+            .map(str::to_string)
+            .collect();
+        Ok(Self {
+            metrics,
+            events,
+            skipped,
+            run: run.clone(),
+        })
     }
 
     /// Logs one step.
@@ -72,7 +81,10 @@ impl Log {
             let line = format!("{}\t{}\n", image.name, image.reason.replace(['\n', '\t'], " "));
             let file = OpenOptions::new().create(true).append(true).open(&path);
             file.and_then(|mut f| f.write_all(line.as_bytes()))
-                .map_err(|e| Error::File { path, reason: format!("cannot be written: {e}") })?;
+                .map_err(|e| Error::File {
+                    path,
+                    reason: format!("cannot be written: {e}"),
+                })?;
         }
         Ok(())
     }

@@ -155,14 +155,21 @@ fn train(
     progress.begin(&plan);
     let (first_epoch, first_step) = (step / setup.steps_per_epoch, step % setup.steps_per_epoch);
     let epochs = plan.epochs as u32;
-    let mut batches = Loader::new(setup.source.clone(), setup.loader_config())?.batches(first_epoch as u32, first_step, epochs)?;
+    let mut batches =
+        Loader::new(setup.source.clone(), setup.loader_config())?.batches(first_epoch as u32, first_step, epochs)?;
     let mut clock = Instant::now();
     while step < plan.total_steps {
-        let Some(batch) = batches.next().transpose()? else { break };
+        let Some(batch) = batches.next().transpose()? else {
+            break;
+        };
         log.skipped(&batch.skipped)?;
         // A batch of which nothing could be read is a step without a lesson; the loader ends a run that has only such.
         if batch.is_empty() {
-            progress.note(&format!("no image of step {} could be read; see {}", step + 1, run.skipped_path().display()));
+            progress.note(&format!(
+                "no image of step {} could be read; see {}",
+                step + 1,
+                run.skipped_path().display()
+            ));
             step += 1;
             continue;
         }
@@ -190,7 +197,9 @@ fn train(
         progress.step(&metrics, &plan);
         if step % every == 0 || step == plan.total_steps {
             log.flush()?;
-            learner.checkpoint(setup, step)?.write(&run.checkpoints(), setup.recipe.checkpoint.keep)?;
+            learner
+                .checkpoint(setup, step)?
+                .write(&run.checkpoints(), setup.recipe.checkpoint.keep)?;
             last_saved = Some(step);
         }
     }
@@ -222,7 +231,11 @@ pub fn export(run: &RunDir, checkpoint: Option<&Path>) -> Result<(Vit, EncoderMe
         Some(path) => Checkpoint::read(path)?,
         None => checkpoint::newest(&run.checkpoints())?.0,
     };
-    let vit = Vit::from_state(found.with_prefix("model.").into_iter().collect(), &found.encoder.config, &Device::Cpu)?;
+    let vit = Vit::from_state(
+        found.with_prefix("model.").into_iter().collect(),
+        &found.encoder.config,
+        &Device::Cpu,
+    )?;
     Ok((vit, found.encoder, found.state.step))
 }
 

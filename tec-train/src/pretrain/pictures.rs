@@ -50,36 +50,66 @@ impl Pictures {
         };
         let encoder = &setup.encoder;
         let ratio = setup.recipe.objective.mask_ratio;
-        let masks = Masks::draw(setup.recipe.seed, 0, &batch.samples, encoder.patches(), ratio, &setup.device)?;
+        let masks = Masks::draw(
+            setup.recipe.seed,
+            0,
+            &batch.samples,
+            encoder.patches(),
+            ratio,
+            &setup.device,
+        )?;
         let removed: Vec<Vec<f32>> = masks.removed.to_vec2()?;
         let size = encoder.image_size;
         let pictures = batch.pixels.chunks_exact(size * size * encoder.channels);
-        let pictures: Vec<Picture> =
-            pictures.map(|p| Picture::new(size, size, encoder.channels, p.to_vec())).collect::<Result<_>>()?;
+        let pictures: Vec<Picture> = pictures
+            .map(|p| Picture::new(size, size, encoder.channels, p.to_vec()))
+            .collect::<Result<_>>()?;
         let names = batch.labels.iter().zip(&batch.samples).map(|(label, sample)| {
             let class = label.and_then(|l| setup.source.classes().get(l as usize).cloned());
             class.unwrap_or_else(|| setup.source.name(*sample as usize))
         });
         let named: Vec<(String, Picture)> = names.zip(pictures).collect();
-        let masked = named.iter().zip(&removed).map(|((name, picture), removed)| MaskedImage {
-            name: name.clone(),
-            picture: picture.clone(),
-            patch_size: encoder.patch_size,
-            removed: removed.iter().map(|r| *r > 0.5).collect(),
-        });
+        let masked = named
+            .iter()
+            .zip(&removed)
+            .map(|((name, picture), removed)| MaskedImage {
+                name: name.clone(),
+                picture: picture.clone(),
+                patch_size: encoder.patch_size,
+                removed: removed.iter().map(|r| *r > 0.5).collect(),
+            });
         let masked = masked.collect();
-        let Some(shown) = learner.attention(setup, &batch, &masks)? else { return Ok(Self { masked, attention: Vec::new() }) };
+        let Some(shown) = learner.attention(setup, &batch, &masks)? else {
+            return Ok(Self {
+                masked,
+                attention: Vec::new(),
+            });
+        };
         let base = heads_averaged(&shown.base)?;
         let new = heads_averaged(&shown.new_model)?;
         let index: Vec<Vec<u32>> = shown.index.to_vec2()?;
-        let attention = named.into_iter().zip(index).zip(base.into_iter().zip(new)).take(ATTENTION_IMAGES);
+        let attention = named
+            .into_iter()
+            .zip(index)
+            .zip(base.into_iter().zip(new))
+            .take(ATTENTION_IMAGES);
         let attention = attention.map(|(((name, picture), index), (mut base, mut new_model))| {
             base.truncate(1 + QUERIES);
             new_model.truncate(1 + QUERIES);
             let queries = index.into_iter().take(QUERIES).map(|q| q as usize).collect();
-            AttentionMaps { name, picture, patch_size: encoder.patch_size, queries, base, new_model }
+            AttentionMaps {
+                name,
+                picture,
+                patch_size: encoder.patch_size,
+                queries,
+                base,
+                new_model,
+            }
         });
-        Ok(Self { masked, attention: attention.collect() })
+        Ok(Self {
+            masked,
+            attention: attention.collect(),
+        })
     }
 }
 
@@ -98,7 +128,10 @@ pub fn loss_plot(title: &str, run: &RunDir) -> Result<Plot> {
     let metrics = run.metrics()?;
     let mut plot = Plot::new(title, "epoch").series(Series::new("total", metrics.iter().map(|m| (m.epoch, m.loss))));
     if metrics.iter().any(|m| m.loss_relation.is_some()) {
-        plot = plot.series(Series::new("feature", metrics.iter().map(|m| (m.epoch, m.loss_feature))));
+        plot = plot.series(Series::new(
+            "feature",
+            metrics.iter().map(|m| (m.epoch, m.loss_feature)),
+        ));
         let relation = metrics.iter().filter_map(|m| Some((m.epoch, m.loss_relation?)));
         plot = plot.series(Series::new("relation", relation));
     }
@@ -111,11 +144,19 @@ pub fn loss_plot(title: &str, run: &RunDir) -> Result<Plot> {
 /// A report folder that cannot be written.
 pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
     let run = &summary.run;
-    let name = run.root().file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
+    let name = run
+        .root()
+        .file_name()
+        .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
     let method = setup.recipe.method;
     let mut page = Report::new(
         format!("{name}: pretraining by {method}"),
-        format!("{} steps on {} images, last loss {:.4}.", summary.step, setup.source.len(), summary.loss),
+        format!(
+            "{} steps on {} images, last loss {:.4}.",
+            summary.step,
+            setup.source.len(),
+            summary.loss
+        ),
     );
     let metrics = run.metrics()?;
     let rate = Plot::new("Learning rate", "epoch").small();
@@ -135,12 +176,31 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
     let e = &setup.encoder;
     let facts = [
         ("Method", method.to_string()),
-        ("Encoder", format!("{} blocks, width {}, {} heads, patch {}", e.depth, e.dim, e.heads, e.patch_size)),
-        ("Images", format!("{} of {}×{} pixels, {} channels", setup.source.len(), e.image_size, e.image_size, e.channels)),
+        (
+            "Encoder",
+            format!(
+                "{} blocks, width {}, {} heads, patch {}",
+                e.depth, e.dim, e.heads, e.patch_size
+            ),
+        ),
+        (
+            "Images",
+            format!(
+                "{} of {}×{} pixels, {} channels",
+                setup.source.len(),
+                e.image_size,
+                e.image_size,
+                e.channels
+            ),
+        ),
         ("Seed", setup.recipe.seed.to_string()),
         ("Seconds", format!("{:.0}", summary.seconds)),
         ("Recipe", run.recipe_path().display().to_string()),
     ];
-    page.section("Run", "", report::facts(facts).then(report::skipped_images(&run.skipped()?)));
+    page.section(
+        "Run",
+        "",
+        report::facts(facts).then(report::skipped_images(&run.skipped()?)),
+    );
     page.write(&run.report())
 }

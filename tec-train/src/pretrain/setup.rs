@@ -64,7 +64,14 @@ impl Setup {
         };
         let base = match (recipe.method, &recipe.base.path) {
             (Method::Mae, _) => None,
-            (Method::Tec, Some(path)) => Some(Vit::load(path, &LoadOptions { heads: recipe.base.heads, prefix: None }, &device)?),
+            (Method::Tec, Some(path)) => Some(Vit::load(
+                path,
+                &LoadOptions {
+                    heads: recipe.base.heads,
+                    prefix: None,
+                },
+                &device,
+            )?),
             (Method::Tec, None) => return Err(Error::Usage("base.path: TEC trains from a base; give one".into())),
         };
         let encoder = recipe.resolve(base.as_ref().map(|b| b.config()))?;
@@ -76,9 +83,14 @@ impl Setup {
                 source.len()
             )));
         }
-        let known = base.as_ref().and_then(Vit::metadata).map(|m| Normalization { mean: m.mean.clone(), std: m.std.clone() });
+        let known = base.as_ref().and_then(Vit::metadata).map(|m| Normalization {
+            mean: m.mean.clone(),
+            std: m.std.clone(),
+        });
         let normalization = normalization(&mut recipe, known.as_ref(), &*source, encoder.channels)?;
-        let base = base.map(|vit| fit_base(vit, known, &encoder, &recipe, progress)).transpose()?;
+        let base = base
+            .map(|vit| fit_base(vit, known, &encoder, &recipe, progress))
+            .transpose()?;
         let steps_per_epoch = source.len() / batch;
         let o = &recipe.optimizer;
         let schedule = Schedule {
@@ -87,7 +99,16 @@ impl Setup {
             warmup_steps: (o.warmup() * steps_per_epoch as f64).round() as usize,
             total_steps: o.epochs * steps_per_epoch,
         };
-        let setup = Self { source, encoder, normalization, base, schedule, steps_per_epoch, device, recipe };
+        let setup = Self {
+            source,
+            encoder,
+            normalization,
+            base,
+            schedule,
+            steps_per_epoch,
+            device,
+            recipe,
+        };
         match setup.recipe.method {
             Method::Tec => setup.tec_config()?.validate()?,
             Method::Mae => setup.mae_config().validate()?,
@@ -103,7 +124,10 @@ impl Setup {
         LoaderConfig {
             second_size: base_size.filter(|s| *s != self.encoder.image_size),
             threads: d.threads,
-            augment: Augment::Train { scale: (d.scale[0], d.scale[1]), flip: d.flip },
+            augment: Augment::Train {
+                scale: (d.scale[0], d.scale[1]),
+                flip: d.flip,
+            },
             ..LoaderConfig::train(self.encoder.image_size, self.encoder.channels, batch, self.recipe.seed)
         }
     }
@@ -123,11 +147,20 @@ impl Setup {
             (None, None) => Start::Fresh,
         };
         let o = &self.recipe.optimizer;
-        let adamw =
-            AdamWConfig { beta1: o.betas[0], beta2: o.betas[1], eps: o.eps, weight_decay: o.weight_decay };
+        let adamw = AdamWConfig {
+            beta1: o.betas[0],
+            beta2: o.betas[1],
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+        };
         let seed = self.recipe.seed;
         match self.recipe.method {
-            Method::Tec => Learner::tec(Tec::new(self.tec_config()?, seed, &self.device)?, adamw, start, progress),
+            Method::Tec => Learner::tec(
+                Tec::new(self.tec_config()?, seed, &self.device)?,
+                adamw,
+                start,
+                progress,
+            ),
             Method::Mae => Learner::mae(Mae::new(self.mae_config(), seed, &self.device)?, adamw, start, progress),
         }
     }
@@ -166,7 +199,11 @@ impl Setup {
 
     fn decoder_config(&self) -> DecoderConfig {
         let d = &self.recipe.decoder;
-        DecoderConfig { dim: d.dim, depth: d.depth.unwrap_or_default(), heads: d.heads }
+        DecoderConfig {
+            dim: d.dim,
+            depth: d.depth.unwrap_or_default(),
+            heads: d.heads,
+        }
     }
 
     fn tec_config(&self) -> Result<TecConfig> {
@@ -175,7 +212,10 @@ impl Setup {
         };
         Ok(TecConfig {
             encoder: self.encoder.clone(),
-            base: BaseConfig { dim: base.vit.config().dim, heads: base.vit.config().heads },
+            base: BaseConfig {
+                dim: base.vit.config().dim,
+                heads: base.vit.config().heads,
+            },
             decoder: self.decoder_config(),
             adapters: self.recipe.objective.adapters,
             temperature: f64::from(self.recipe.objective.att_tau),
@@ -235,12 +275,18 @@ fn fit_base(
         )));
     }
     if last > config.depth {
-        return Err(Error::Usage(format!("objective.last_layers = {last}, but the base has {} blocks", config.depth)));
+        return Err(Error::Usage(format!(
+            "objective.last_layers = {last}, but the base has {} blocks",
+            config.depth
+        )));
     }
     let vit = if config.grid() == grid {
         vit
     } else {
-        progress.note(&format!("the base's position table is resized from {0}×{0} to {grid}×{grid} patches", config.grid()));
+        progress.note(&format!(
+            "the base's position table is resized from {0}×{0} to {grid}×{grid} patches",
+            config.grid()
+        ));
         vit.resize(grid)?
     };
     let normalization = match known {
