@@ -7,6 +7,9 @@ use std::{
 
 use crate::{Error, Result};
 
+/// How the names of temporary files begin.
+const PREFIX: &str = ".writing-";
+
 /// Writes `bytes` to `path` through a temporary file in the same folder, flushed to disk and then renamed.
 ///
 /// # Errors
@@ -21,10 +24,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => PathBuf::from("."),
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    // A temporary file is private by default; what we leave behind has the permissions of any other new file.
+    builder.prefix(PREFIX);
+    // A temporary file is private by default; about this one the umask decides, as about any other new file.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(&folder).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
@@ -33,6 +36,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(unix)]
     if let Ok(handle) = std::fs::File::open(&folder) {
         let _ = handle.sync_all();
+    }
+    Ok(())
+}
+
+/// Removes the temporary files that a killed process left in `folder`.
+///
+/// # Errors
+/// A folder that cannot be read or a file that cannot be removed.
+pub fn sweep(folder: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| Error::File {
+        path: folder.to_path_buf(),
+        reason: format!("a leftover of an earlier run cannot be removed: {e}"),
+    };
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            std::fs::remove_file(entry.path()).map_err(fail)?;
+        }
     }
     Ok(())
 }

@@ -128,6 +128,30 @@ impl RunDir {
         })
     }
 
+    /// Removes the temporary files that a killed process left behind.
+    ///
+    /// # Errors
+    /// A directory that cannot be read or written.
+    pub fn sweep(&self) -> Result<()> {
+        [self.root.clone(), self.checkpoints()]
+            .iter()
+            .try_for_each(|folder| atomic::sweep(folder))
+    }
+
+    /// Removes the directory if no step was logged in it: nothing half-written stays behind.
+    ///
+    /// # Errors
+    /// A directory that cannot be removed.
+    pub fn discard_unless_begun(&self) -> Result<()> {
+        if !self.metrics()?.is_empty() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.root).map_err(|e| Error::File {
+            path: self.root.clone(),
+            reason: format!("no step was done in it, but it cannot be removed: {e}"),
+        })
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -39,11 +39,19 @@ pub fn run(args: &Args) -> Result<()> {
             true => Arc::from(data::open(path)?),
             false => Arc::new(data::Files::new(vec![path.clone()])),
         };
+        // A named file that is no image is left out by its own reason; the others are still wanted.
+        if !path.is_dir()
+            && let Err(reason) = source.load(0)
+        {
+            eprintln!("left out: {}: {reason}", path.display());
+            unreadable += 1;
+            continue;
+        }
         let embedded = match embed_source(&encoder, source.clone(), pool(&args.pool), args.threads, |_| {}) {
             Ok(embedded) => embedded,
             Err(e @ Error::Data(_)) => {
                 eprintln!("left out: {}: {e}", path.display());
-                unreadable += 1;
+                unreadable += source.len();
                 continue;
             }
             Err(e) => return Err(e),
@@ -68,10 +76,12 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     match (done, unreadable) {
-        (0, n) => Err(Error::Data(format!("none of the images could be read ({n} left out)"))),
         (_, 0) => Ok(()),
+        (0, n) => Err(Error::Data(format!(
+            "images that could not be read: {n}, and there were no others; give JPEG or PNG files"
+        ))),
         (_, n) => Err(Error::Data(format!(
-            "{n} images could not be read; the others were embedded"
+            "images that could not be read: {n}; the others were embedded"
         ))),
     }
 }

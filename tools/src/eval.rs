@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Subcommand;
 use serde_json::json;
 use tec_train::{
-    Result, data,
+    Error, Result, data,
     embed::{Encoder, embed_source},
     eval::{
         Features,
@@ -67,6 +67,14 @@ pub fn pool(text: &str) -> Pool {
 fn knn(args: &KnnArgs) -> Result<()> {
     let path = locate_checkpoint(&args.encoder, "ENCODER")?;
     let (train, test) = (data::open(&args.train)?, data::open(&args.test)?);
+    for (folder, source) in [(&args.train, &train), (&args.test, &test)] {
+        if source.classes().is_empty() {
+            return Err(Error::File {
+                path: folder.clone(),
+                reason: "its images have no classes; k-NN needs a folder with one subfolder for each class".into(),
+            });
+        }
+    }
     let encoder = Encoder::open(&path)?;
     let pool = pool(&args.pool);
     let embed = |what: &str, source: Arc<dyn data::Source>| -> Result<Features> {

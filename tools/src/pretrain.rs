@@ -83,6 +83,9 @@ pub fn run(args: &Args) -> Result<()> {
         Some(out) => out.clone(),
         None => RunDir::next_free(&recipe.method.to_string())?,
     };
+    if existing == Existing::Overwrite {
+        keep_inputs(&recipe, &out)?;
+    }
     let style = if args.json { Style::Json } else { Style::People };
     let mut reporter = Reporter::new(style, "pretrain");
     let job = Job {
@@ -100,7 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
         if summary.skipped > 0 {
             let list = summary.run.skipped_path();
             eprintln!(
-                "{} images could not be read and were left out; they are listed in {}",
+                "images left out because they could not be read: {}; {} lists them",
                 summary.skipped,
                 list.display()
             );
@@ -112,6 +115,25 @@ pub fn run(args: &Args) -> Result<()> {
             );
         }
         output::line(&root);
+    }
+    Ok(())
+}
+
+/// A run is not removed while it is what the new one is made from.
+fn keep_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
+    let Ok(root) = out.canonicalize() else { return Ok(()) };
+    for (key, path) in [
+        ("base.path", &recipe.base.path),
+        ("init.path", &recipe.init.path),
+        ("data.path", &recipe.data.path),
+    ] {
+        let Some(path) = path else { continue };
+        if path.canonicalize().is_ok_and(|p| p.starts_with(&root)) {
+            return Err(Error::Usage(format!(
+                "--overwrite: would remove {key} {}, from which the new run is made; choose another --out",
+                path.display()
+            )));
+        }
     }
     Ok(())
 }
@@ -167,7 +189,7 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
     let mut recipe = builder.build()?;
     if let Some(path) = stored {
         let before = RecipeBuilder::from_file(&path)?.build()?;
-        let changed = recipe.differences(&before)?;
+        let changed = before.differences(&recipe)?;
         if !changed.is_empty() {
             let text = format!(
                 "a resumed run keeps its recipe, but these differ: {}; leave them out",

@@ -1,14 +1,13 @@
 //! Safetensors files, read with clear errors and written whole or not at all.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// The content of a safetensors file.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +63,7 @@ impl Checkpoint {
             path: path.into(),
             reason: format!("cannot be written: {error}"),
         })?;
-        replace_file(path, &bytes)
+        atomic::write(path, &bytes)
     }
 }
 
@@ -82,30 +81,6 @@ fn not_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String
         "its first bytes are not those of such a file"
     };
     format!("is no safetensors file ({error}): {seems}")
-}
-
-/// Writes beside `path` and renames, so that a killed process leaves the old file or the new one.
-fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let refused = |error: std::io::Error| Error::File {
-        path: path.into(),
-        reason: format!("cannot be written: {error}"),
-    };
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // A temporary file is for its owner only; the umask should decide about this one, as for any written file.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(refused)?;
-    file.write_all(bytes).map_err(refused)?;
-    file.as_file().sync_all().map_err(refused)?;
-    file.persist(path).map_err(|error| refused(error.error))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -103,6 +103,9 @@ fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
         .targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
 }
 
+/// Parameters named in a message about weights that do not fit.
+const LISTED: usize = 4;
+
 /// Parameters of the encoder proper, which every starting checkpoint must have.
 const ENCODER: [&str; 4] = ["patch_embed.", "cls_token", "blocks.", "norm."];
 
@@ -286,7 +289,15 @@ impl Learner {
             }
         }
         if !wrong.is_empty() {
-            let reason = format!("init.path: these weights are of another encoder: {}", wrong.join("; "));
+            let more = wrong.len().saturating_sub(LISTED);
+            wrong.truncate(LISTED);
+            if more > 0 {
+                wrong.push(format!("and {more} more"));
+            }
+            let reason = format!(
+                "init.path: these weights are of another encoder: {}; give weights of the same model.* and data.* sizes",
+                wrong.join("; ")
+            );
             return Err(Error::File {
                 path: checkpoint.origin.clone(),
                 reason,

@@ -22,6 +22,7 @@ use crate::{
     run_dir::{Existing, RunDir, StepMetrics, peak_bytes},
 };
 
+use learner::Learner;
 use log::Log;
 pub use pictures::{Pictures, loss_plot};
 use setup::Setup;
@@ -86,7 +87,7 @@ pub struct Summary {
     pub finished: bool,
     /// The last step's loss (NaN if there was no step).
     pub loss: f64,
-    /// Images that could not be read, in this process.
+    /// Different images that could not be read.
     pub skipped: usize,
     /// Seconds this process trained.
     pub seconds: f64,
@@ -104,6 +105,9 @@ pub struct Summary {
 /// step, the samples and the last checkpoint; a disk that is full.
 pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
     RunDir::check(&job.out, job.existing)?;
+    if job.max_steps == Some(0) {
+        return Err(Error::Usage("--max-steps 0: give at least 1".into()));
+    }
     let setup = Setup::new(job.recipe, job.source, progress)?;
     let resumed = match job.existing {
         Existing::Resume => {
@@ -115,23 +119,33 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
         }
         _ => None,
     };
+    let checkpoint = resumed.as_ref().map(|(_, checkpoint)| checkpoint);
+    let (learner, step) = setup.learner(checkpoint, progress)?;
+    let loader = Loader::new(setup.source.clone(), setup.loader_config())?;
+    // From here on there is something to keep.
     let run = match &resumed {
         Some((run, _)) => run.clone(),
         None => RunDir::create(&job.out, &setup.recipe, job.existing)?,
     };
-    let result = train(&setup, &run, resumed.map(|(_, c)| c), job.max_steps, progress);
+    run.sweep()?;
+    let result = train(&setup, &run, learner, step, &loader, job.max_steps, progress);
     progress.end();
+    if result.is_err() && resumed.is_none() {
+        // What went wrong first is what the user should read.
+        let _ = run.discard_unless_begun();
+    }
     result
 }
 
 fn train(
     setup: &Setup,
     run: &RunDir,
-    resumed: Option<Checkpoint>,
+    mut learner: Learner,
+    mut step: usize,
+    loader: &Loader,
     max_steps: Option<usize>,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
-    let (mut learner, mut step) = setup.learner(resumed.as_ref(), progress)?;
     let all_steps = setup.steps_per_epoch * setup.recipe.optimizer.epochs;
     let plan = Plan {
         images: setup.source.len(),
@@ -150,13 +164,12 @@ fn train(
         n => n,
     };
     let started = Instant::now();
-    let mut loss = f64::NAN;
-    let mut last_saved = (resumed.is_some()).then_some(step);
+    let mut loss = run.metrics()?.last().map_or(f64::NAN, |m| m.loss);
+    let mut last_saved = (step > 0).then_some(step);
     progress.begin(&plan);
     let (first_epoch, first_step) = (step / setup.steps_per_epoch, step % setup.steps_per_epoch);
     let epochs = plan.epochs as u32;
-    let mut batches =
-        Loader::new(setup.source.clone(), setup.loader_config())?.batches(first_epoch as u32, first_step, epochs)?;
+    let mut batches = loader.batches(first_epoch as u32, first_step, epochs)?;
     let mut clock = Instant::now();
     while step < plan.total_steps {
         let Some(batch) = batches.next().transpose()? else {
@@ -171,30 +184,30 @@ fn train(
                 run.skipped_path().display()
             ));
             step += 1;
-            continue;
+        } else {
+            let lr = setup.schedule.lr(step);
+            let outcome = learner.step(setup, &batch, lr)?;
+            loss = outcome.total();
+            if !outcome.is_finite() {
+                return Err(non_finite(step + 1, &batch.samples, last_saved, &outcome));
+            }
+            step += 1;
+            let seconds = std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
+            let metrics = StepMetrics {
+                step,
+                epoch: step as f64 / setup.steps_per_epoch as f64,
+                loss,
+                loss_feature: outcome.feature,
+                loss_relation: outcome.relation,
+                lr,
+                grad_norm: outcome.grad_norm,
+                images_per_s: batch.samples.len() as f64 / seconds,
+                data_wait: batch.wait.as_secs_f64() / seconds,
+                peak_bytes: peak_bytes(),
+            };
+            log.step(&metrics)?;
+            progress.step(&metrics, &plan);
         }
-        let lr = setup.schedule.lr(step);
-        let outcome = learner.step(setup, &batch, lr)?;
-        loss = outcome.total();
-        if !outcome.is_finite() {
-            return Err(non_finite(step + 1, &batch.samples, last_saved, &outcome));
-        }
-        step += 1;
-        let seconds = std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
-        let metrics = StepMetrics {
-            step,
-            epoch: step as f64 / setup.steps_per_epoch as f64,
-            loss,
-            loss_feature: outcome.feature,
-            loss_relation: outcome.relation,
-            lr,
-            grad_norm: outcome.grad_norm,
-            images_per_s: batch.samples.len() as f64 / seconds,
-            data_wait: batch.wait.as_secs_f64() / seconds,
-            peak_bytes: peak_bytes(),
-        };
-        log.step(&metrics)?;
-        progress.step(&metrics, &plan);
         if step % every == 0 || step == plan.total_steps {
             log.flush()?;
             learner

@@ -17,6 +17,7 @@ use crate::{
     },
     optim::{AdamWConfig, Schedule},
     recipe::{Method, Recipe},
+    run_dir::RunDir,
 };
 
 /// Images whose pixels tell the mean and deviation of a grey data set.
@@ -78,8 +79,8 @@ impl Setup {
         let batch = recipe.optimizer.batch;
         if source.len() < batch {
             return Err(Error::Usage(format!(
-                "{} images found, but optimizer.batch = {batch} needs as many at least; add images or use --batch {}",
-                source.len(),
+                "data.path: found {}, but optimizer.batch = {batch} needs as many images at least; add images or use --batch {}",
+                source.summary(),
                 source.len()
             )));
         }
@@ -87,6 +88,7 @@ impl Setup {
             mean: m.mean.clone(),
             std: m.std.clone(),
         });
+        check_masks(recipe.objective.mask_ratio, &encoder)?;
         let normalization = normalization(&mut recipe, known.as_ref(), &*source, encoder.channels)?;
         let base = base
             .map(|vit| fit_base(vit, known, &encoder, &recipe, progress))
@@ -231,6 +233,19 @@ impl Setup {
     }
 }
 
+/// A ratio that leaves no patch, or removes none, would only show at the first step.
+fn check_masks(ratio: f64, encoder: &VitConfig) -> Result<()> {
+    let patches = encoder.patches();
+    match tec_core::mask::kept(patches, ratio) {
+        Ok(kept) if kept < patches => Ok(()),
+        outcome => Err(Error::Usage(format!(
+            "objective.mask_ratio = {ratio}: of the {patches} patches of an image {} would be left; use a {} ratio",
+            if outcome.is_ok() { "all" } else { "none" },
+            if outcome.is_ok() { "larger" } else { "smaller" }
+        ))),
+    }
+}
+
 /// Mean and deviation: the recipe's, else the base's, else ImageNet's for colour and the data's own for grey images.
 fn normalization(
     recipe: &mut Recipe,
@@ -308,7 +323,7 @@ fn starting_weights(path: &Path, progress: &mut dyn Progress) -> Result<Checkpoi
     if !path.is_dir() {
         return Checkpoint::read(path);
     }
-    let (found, _, warnings) = checkpoint::newest(&path.join("checkpoints"))?;
+    let (found, _, warnings) = checkpoint::newest(&RunDir::open(path)?.checkpoints())?;
     warnings.iter().for_each(|w| progress.note(w));
     Ok(found)
 }
