@@ -1,8 +1,10 @@
 //! One block: attention, one head at a time, and the MLP, one tile of tokens at a time.
 
-use tec_core::integer::{GELU_TABLE_LEN, gelu, saturate_i8, saturate_i16, scale, softmax_weights, weighted_mean};
+use tec_core::integer::{
+    GELU_TABLE_LEN, gelu, round_shift, saturate_i8, saturate_i16, scale, softmax_weights, weighted_mean,
+};
 
-use crate::format::{BlockShifts, File, Section, place_in_block, section_index};
+use crate::format::{BlockScales, File, Section, place_in_block, section_index};
 use crate::layers::{Linear, Norm};
 use crate::plan::{AttentionBuffers, MlpBuffers, TILE};
 use crate::views::{I32s, part, part_mut};
@@ -11,6 +13,7 @@ use crate::{Error, kernel};
 /// The constants of one block.
 pub(crate) struct Block<'a> {
     dim: usize,
+    drop: u32,
     heads: usize,
     norm1: Norm<'a>,
     qkv: Linear<'a>,
@@ -27,10 +30,16 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub(crate) fn read(file: &File<'a>, block: usize) -> Result<Self, Error> {
+        // The file was validated, so neither happens.
+        let invalid = |section| Error::Section {
+            section,
+            block: block as u32,
+            reason: "its values are not valid",
+        };
         let section = |section| file.section(section_index(block, place_in_block(section)));
-        let shifts = BlockShifts::read(section(Section::Shifts));
+        let scales = BlockScales::read(section(Section::Scales)).ok_or(invalid(Section::Scales))?;
         let dim = file.header.geometry.dim;
-        let epsilon = file.header.epsilon;
+        let epsilon = scales.epsilon;
         let linear = |weight, bias, multiplier, inner, shift| Linear {
             weight: bytemuck::cast_slice(section(weight)),
             inner,
@@ -45,33 +54,38 @@ impl<'a> Block<'a> {
             epsilon,
         };
         let table: &[i8] = bytemuck::cast_slice(section(Section::GeluTable));
-        let invalid = Error::Section {
-            section: Section::GeluTable,
-            block: block as u32,
-            reason: "it is too short",
-        };
         use Section::*;
         Ok(Self {
             dim,
+            drop: scales.drop,
             heads: file.header.geometry.heads,
-            norm1: norm(Norm1Multiplier, Norm1Offset, shifts.norm1),
-            qkv: linear(QkvWeight, QkvBias, QkvMultiplier, dim, shifts.qkv),
+            norm1: norm(Norm1Multiplier, Norm1Offset, scales.norm1),
+            qkv: linear(QkvWeight, QkvBias, QkvMultiplier, dim, scales.qkv),
             softmax_multiplier: I32s(section(SoftmaxMultiplier)),
-            softmax_shift: shifts.softmax,
+            softmax_shift: scales.softmax,
             attention_multiplier: I32s(section(AttentionMultiplier)),
-            attention_shift: shifts.attention,
-            proj: linear(ProjWeight, ProjBias, ProjMultiplier, dim, shifts.proj),
-            norm2: norm(Norm2Multiplier, Norm2Offset, shifts.norm2),
-            fc1: linear(Fc1Weight, Fc1Bias, Fc1Multiplier, dim, shifts.fc1),
-            gelu: table.first_chunk().ok_or(invalid)?,
+            attention_shift: scales.attention,
+            proj: linear(ProjWeight, ProjBias, ProjMultiplier, dim, scales.proj),
+            norm2: norm(Norm2Multiplier, Norm2Offset, scales.norm2),
+            fc1: linear(Fc1Weight, Fc1Bias, Fc1Multiplier, dim, scales.fc1),
+            gelu: table.first_chunk().ok_or(invalid(GeluTable))?,
             fc2: linear(
                 Fc2Weight,
                 Fc2Bias,
                 Fc2Multiplier,
                 file.header.geometry.hidden,
-                shifts.fc2,
+                scales.fc2,
             ),
         })
+    }
+
+    /// Brings `tokens` to the scale of this block's residual stream.
+    pub(crate) fn rescale(&self, tokens: &mut [i16]) {
+        if self.drop > 0 {
+            for x in tokens {
+                *x = saturate_i16(round_shift(i64::from(*x), self.drop));
+            }
+        }
     }
 
     /// Adds the attention's output to `tokens`, `[.., dim]`.
@@ -154,7 +168,7 @@ impl<'a> Block<'a> {
                 let out = part_mut(buffers.joined, (tile_index * TILE + t) * self.dim + head * width, width);
                 let rows = buffers.values.chunks_exact(count.max(1));
                 for ((slot, values), multiplier) in out.iter_mut().zip(rows).zip(multipliers.iter()) {
-                    let total = kernel::dot_unsigned(buffers.weights, values);
+                    let total = kernel::dot_weights(buffers.weights, values);
                     *slot = saturate_i8(scale(mean(total), multiplier, self.attention_shift));
                 }
             }

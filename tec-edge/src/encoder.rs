@@ -182,6 +182,7 @@ impl<'a> Encoder<'a> {
         self.embed(image, tokens, shared.embedding(geometry)?)?;
         for index in 0..geometry.depth {
             let block = Block::read(&self.file, index)?;
+            block.rescale(tokens);
             block.attention(tokens, shared.attention(geometry)?);
             block.mlp(tokens, shared.mlp(geometry)?);
         }

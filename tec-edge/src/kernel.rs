@@ -16,7 +16,7 @@ pub(crate) fn dot(a: &[i8], b: &[i8]) -> i32 {
 
 /// Sum of products of softmax weights and values.
 #[inline(always)]
-pub(crate) fn dot_unsigned(weights: &[u8], values: &[i8]) -> i32 {
+pub(crate) fn dot_weights(weights: &[i16], values: &[i8]) -> i32 {
     weights
         .iter()
         .zip(values)
@@ -50,7 +50,7 @@ mod tests {
                 (dot(low, low), dot(low, high), dot(high, high)),
                 (16384 * n, -16256 * n, 16129 * n)
             );
-            assert_eq!(dot_unsigned(&[255; 70][..len], low), -32640 * n);
+            assert_eq!(dot_weights(&[4095; 70][..len], low), -524_160 * n);
         }
     }
 

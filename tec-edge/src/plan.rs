@@ -34,7 +34,7 @@ pub(crate) struct AttentionBuffers<'s> {
     /// `[tokens]`.
     pub(crate) scores: &'s mut [i32],
     /// `[tokens]`.
-    pub(crate) weights: &'s mut [u8],
+    pub(crate) weights: &'s mut [i16],
 }
 
 /// The buffers of the MLP phase.
@@ -56,7 +56,7 @@ pub(crate) fn scratch_len(geometry: &Geometry, outputs: Outputs) -> usize {
         + buffer(TILE * dim)
         + buffer(TILE * width)
         + buffer(4 * tokens)
-        + buffer(tokens);
+        + buffer(2 * tokens);
     let mlp = buffer(TILE * dim) + buffer(TILE * geometry.hidden);
     let mean = if outputs.mean { buffer(4 * dim) } else { 0 };
     buffer(2 * tokens * dim) + embedding.max(attention).max(mlp).max(mean)

@@ -162,7 +162,17 @@ fn forged_sections_are_named() {
             Section::PatchWeight | Section::QkvWeight | Section::Fc2Weight => &[(placed.len - 1, &[0x80])],
             Section::PatchBias | Section::Fc1Bias => &[(0, &[1, 0, 0, 0x40]), (4, &[0xff, 0xff, 0xff, 0xbf])],
             Section::SoftmaxMultiplier => &[(4, &[0, 0, 0, 0x80])],
-            Section::Shifts => &[(0, &[15]), (0, &[46]), (1, &[63]), (7, &[255]), (8, &[1])],
+            Section::Scales => &[
+                (0, &[15]),
+                (0, &[46]),
+                (1, &[63]),
+                (7, &[255]),
+                (8, &[16]),
+                (9, &[1]),
+                (16, &[0; 8]),
+                (23, &[8]),
+                (31, &[1]),
+            ],
             Section::Name => &[(0, &[0xff])],
             _ => &[],
         };

@@ -25,4 +25,6 @@ pub use norm::{AFFINE_OFFSET_BITS, NORM_BITS, NormRow, norm_affine};
 pub use pixel::{NotANumber, center_pixel, pixel_from_f32};
 pub use root::{Reciprocal, reciprocal, sqrt};
 pub use round::{round_shift, saturate_i8, saturate_i16, saturate_i32, scale};
-pub use softmax::{EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, softmax_weights, weighted_mean};
+pub use softmax::{
+    EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, WEIGHT_MAX, softmax_weights, weighted_mean,
+};

@@ -3,17 +3,19 @@
 use super::{reciprocal, round_shift, saturate_i32, scale};
 
 /// Entries of [`EXP_TABLE`] for each unit of the exponent.
-pub const EXP_STEPS_PER_UNIT: usize = 128;
+pub const EXP_STEPS_PER_UNIT: usize = 64;
 /// Entries of [`EXP_TABLE`]: the last one is the first to be zero.
-pub const EXP_TABLE_LEN: usize = 800;
+pub const EXP_TABLE_LEN: usize = 578;
+/// The weight of a row's maximum. With 4,097 values of −128 a weighted sum is −2,147,483,520: just inside an i32.
+pub const WEIGHT_MAX: i16 = 4095;
 /// Fractional bits of [`weighted_mean`].
 pub const MEAN_BITS: u32 = 16;
 
-/// `round(255 * exp(-i / 128))`: 255 at distance zero from the row's maximum, 0 from a distance of 6.24 on.
-pub static EXP_TABLE: [u8; EXP_TABLE_LEN] = exp_table();
+/// `round(4095 * exp(-i / 64))`: [`WEIGHT_MAX`] at distance zero from the row's maximum, 0 from a distance of 9.01 on.
+pub static EXP_TABLE: [i16; EXP_TABLE_LEN] = exp_table();
 
-const fn exp_table() -> [u8; EXP_TABLE_LEN] {
-    let mut table = [0u8; EXP_TABLE_LEN];
+const fn exp_table() -> [i16; EXP_TABLE_LEN] {
+    let mut table = [0i16; EXP_TABLE_LEN];
     let mut i = 0;
     while i < EXP_TABLE_LEN {
         // Taylor's series of exp(-x/8), then three squarings: exact to 1e-14, no entry is nearer to a tie than 1e-5.
@@ -28,7 +30,7 @@ const fn exp_table() -> [u8; EXP_TABLE_LEN] {
         }
         let squared = sum * sum;
         let fourth = squared * squared;
-        table[i] = (255.0 * fourth * fourth + 0.5) as u8;
+        table[i] = (WEIGHT_MAX as f64 * fourth * fourth + 0.5) as i16;
         i += 1;
     }
     table
@@ -37,17 +39,17 @@ const fn exp_table() -> [u8; EXP_TABLE_LEN] {
 /// Unnormalized softmax weights of one row of scores; returns their sum.
 ///
 /// The distance of each score from the row's maximum, times `mantissa * 2^-shift` (the scores' scale times
-/// [`EXP_STEPS_PER_UNIT`]), is rounded to an index into [`EXP_TABLE`]. The maximum gets 255. The shorter of the two
+/// [`EXP_STEPS_PER_UNIT`]), is rounded to an index into [`EXP_TABLE`]. The maximum gets [`WEIGHT_MAX`]. The shorter of the two
 /// slices decides how many are written.
 #[inline]
-pub fn softmax_weights(scores: &[i32], mantissa: i32, shift: u32, weights: &mut [u8]) -> u32 {
+pub fn softmax_weights(scores: &[i32], mantissa: i32, shift: u32, weights: &mut [i16]) -> u32 {
     let max = scores.iter().copied().max().unwrap_or(0);
     let mut sum = 0u32;
     for (weight, &score) in weights.iter_mut().zip(scores) {
         let distance = saturate_i32(i64::from(max) - i64::from(score));
         let index = scale(distance, mantissa, shift).clamp(0, EXP_TABLE_LEN as i64 - 1) as usize;
         *weight = EXP_TABLE.get(index).copied().unwrap_or(0);
-        sum = sum.wrapping_add(u32::from(*weight));
+        sum = sum.wrapping_add(u32::from(weight.unsigned_abs()));
     }
     sum
 }
@@ -73,30 +75,30 @@ mod tests {
     #[test]
     fn table_follows_the_exponential() {
         for (i, &entry) in EXP_TABLE.iter().enumerate() {
-            let exact = 255.0 * libm::exp(-(i as f64) / 128.0);
-            assert_eq!(entry, libm::round(exact) as u8, "entry {i}");
+            let exact = 4095.0 * libm::exp(-(i as f64) / 64.0);
+            assert_eq!(entry, libm::round(exact) as i16, "entry {i}");
             assert!((exact - libm::floor(exact) - 0.5).abs() > 1e-5, "entry {i} is a tie");
         }
-        assert_eq!(EXP_TABLE[0], 255);
+        assert_eq!(EXP_TABLE[0], WEIGHT_MAX);
         assert_eq!(EXP_TABLE[EXP_TABLE_LEN - 2], 1);
         assert_eq!(EXP_TABLE[EXP_TABLE_LEN - 1], 0);
     }
 
     #[test]
     fn extremes() {
-        let mut weights = [9u8; 3];
+        let mut weights = [9i16; 3];
         assert_eq!(
             softmax_weights(&[i32::MIN, i32::MAX, i32::MIN], i32::MAX, 0, &mut weights),
-            255
+            4095
         );
-        assert_eq!(weights, [0, 255, 0]);
-        assert_eq!(softmax_weights(&[7, 7, 7], i32::MAX, 62, &mut weights), 765);
-        assert_eq!(softmax_weights(&[i32::MIN, 0, i32::MAX], -1, 0, &mut weights), 765);
+        assert_eq!(weights, [0, 4095, 0]);
+        assert_eq!(softmax_weights(&[7, 7, 7], i32::MAX, 62, &mut weights), 3 * 4095);
+        assert_eq!(softmax_weights(&[i32::MIN, 0, i32::MAX], -1, 0, &mut weights), 3 * 4095);
         assert_eq!(softmax_weights(&[], 1, 0, &mut weights), 0);
-        let mut many = vec![0u8; 4097];
+        let mut many = vec![0i16; 4097];
         let sum = softmax_weights(&vec![-5; 4097], 1 << 30, 30, &mut many);
-        assert_eq!(sum, 255 * 4097);
-        assert_eq!(weighted_mean(sum)(255 * 4097 * -128), -128 << MEAN_BITS);
+        assert_eq!(sum, 4095 * 4097);
+        assert_eq!(weighted_mean(sum)(4095 * 4097 * -128), -128 << MEAN_BITS);
         weighted_mean(0)(i32::MIN);
     }
 
@@ -107,9 +109,9 @@ mod tests {
             let max = real.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = real.iter().map(|s| (s - max).exp()).sum();
             let multiplier = 1e-4 * EXP_STEPS_PER_UNIT as f64;
-            let mut weights = vec![0u8; scores.len()];
+            let mut weights = vec![0i16; scores.len()];
             let sum = softmax_weights(&scores, (multiplier * f64::from(1u32 << 31) * 64.0) as i32, 37, &mut weights);
-            prop_assert_eq!(sum, weights.iter().map(|&w| u32::from(w)).sum::<u32>());
+            prop_assert_eq!(sum, weights.iter().map(|&w| w as u32).sum::<u32>());
             for (&w, s) in weights.iter().zip(&real) {
                 // Half an entry's weight, half a step of the exponent, and the sum's own error.
                 let p = f64::from(w) / f64::from(sum);
@@ -119,8 +121,8 @@ mod tests {
         }
 
         #[test]
-        fn mean_is_the_nearest(weights in proptest::collection::vec(1u8.., 1..100), values in proptest::collection::vec(any::<i8>(), 100)) {
-            let sum: u32 = weights.iter().map(|&w| u32::from(w)).sum();
+        fn mean_is_the_nearest(weights in proptest::collection::vec(1i16..=WEIGHT_MAX, 1..100), values in proptest::collection::vec(any::<i8>(), 100)) {
+            let sum: u32 = weights.iter().map(|&w| w as u32).sum();
             let total: i32 = weights.iter().zip(&values).map(|(&w, &v)| i32::from(w) * i32::from(v)).sum();
             let got = f64::from(weighted_mean(sum)(total)) / f64::from(1u32 << MEAN_BITS);
             let exact = f64::from(total) / f64::from(sum);

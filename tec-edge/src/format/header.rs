@@ -45,9 +45,10 @@ pub struct Header {
     pub pool: Pool,
     /// Bytes of the name.
     pub name_len: u8,
-    /// The residual stream's scale is 2^-`residual_bits`.
+    /// The residual stream's scale is 2^-`residual_bits` from the embedding on; blocks may drop bits.
     pub residual_bits: i8,
-    /// `round(eps * dim^2 * 4^residual_bits)`, at least 1: LayerNorm's epsilon in integers.
+    /// The final norm's epsilon in integers: `round(eps * dim^2 * 4^bits)`, at least 1, where the residual stream's scale
+    /// after the last block is 2^-bits.
     pub epsilon: u64,
     /// Shift of the patch projection's multipliers.
     pub patch_shift: u8,
@@ -67,7 +68,7 @@ pub struct Header {
 pub(crate) const MAX_SHIFT: u8 = 62;
 /// Fractional bits that LayerNorm can have before rounding.
 pub(crate) const NORM_BITS: core::ops::RangeInclusive<u8> = 16..=45;
-const MAX_EPSILON: u64 = 1 << 59;
+pub(crate) const MAX_EPSILON: u64 = 1 << 59;
 
 impl Header {
     /// Whether every number is in range.

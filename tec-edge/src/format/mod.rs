@@ -14,6 +14,9 @@ mod write;
 pub use checksum::checksum;
 pub use geometry::{Geometry, MAX_INNER, MAX_TOKENS, MAX_WIDTH_TIMES_DEPTH};
 pub use header::{HEADER_LEN, Header, MAGIC, MAX_NAME, MEAN_OF_NORM, Normalization, Pool, VERSION};
-pub(crate) use read::{BlockShifts, File, place_in_block, section_index};
-pub use section::{BLOCK_SECTIONS, HEAD_SECTIONS, MAX_BIAS, Placed, Section, TABLE_ENTRY_LEN, TAIL_SECTIONS, sections};
+pub(crate) use read::{BlockScales, File, place_in_block, section_index};
+pub use section::{
+    BLOCK_SECTIONS, HEAD_SECTIONS, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, SCALES_LEN, Section, TABLE_ENTRY_LEN,
+    TAIL_SECTIONS, sections,
+};
 pub use write::{file_len, write};

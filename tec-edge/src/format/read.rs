@@ -1,7 +1,7 @@
 //! The reader: everything is checked once.
 
-use super::header::{MAGIC, MAX_SHIFT, NORM_BITS, VERSION};
-use super::section::{Content, MAX_BIAS, Placed, TABLE_ENTRY_LEN, sections};
+use super::header::{MAGIC, MAX_EPSILON, MAX_SHIFT, NORM_BITS, VERSION};
+use super::section::{Content, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, TABLE_ENTRY_LEN, sections};
 use super::{BLOCK_SECTIONS, HEAD_SECTIONS, HEADER_LEN, Header, Section, checksum};
 use crate::views::I32s;
 use crate::{ALIGNMENT, Error};
@@ -143,26 +143,15 @@ fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
             "a bias is above 2^30",
         ),
         Content::NotNegative => (I32s(bytes).iter().all(|m| m >= 0), "a multiplier is negative"),
-        Content::Shifts => (shifts_ok(bytes), "a shift is out of range"),
+        Content::Scales => (BlockScales::read(bytes).is_some(), "a shift or epsilon is out of range"),
         Content::Text => (core::str::from_utf8(bytes).is_ok(), "it is not UTF-8"),
     };
     if ok { Ok(()) } else { Err(reason) }
 }
 
-fn shifts_ok(bytes: &[u8]) -> bool {
-    let Some((&[norm1, qkv, softmax, attention, proj, norm2, fc1, fc2], zeros)) = bytes.split_first_chunk::<8>() else {
-        return false;
-    };
-    [norm1, norm2].iter().all(|bits| NORM_BITS.contains(bits))
-        && [qkv, softmax, attention, proj, fc1, fc2]
-            .iter()
-            .all(|&shift| shift <= MAX_SHIFT)
-        && zeros.iter().all(|&byte| byte == 0)
-}
-
-/// The shifts of a block.
+/// The shifts of a block, and its LayerNorms' epsilon.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BlockShifts {
+pub(crate) struct BlockScales {
     pub(crate) norm1: u32,
     pub(crate) qkv: u32,
     pub(crate) softmax: u32,
@@ -171,13 +160,28 @@ pub(crate) struct BlockShifts {
     pub(crate) norm2: u32,
     pub(crate) fc1: u32,
     pub(crate) fc2: u32,
+    /// Bits that the residual stream drops before the block.
+    pub(crate) drop: u32,
+    pub(crate) epsilon: u64,
 }
 
-impl BlockShifts {
-    pub(crate) fn read(bytes: &[u8]) -> Self {
-        let shifts = bytes.first_chunk::<8>().copied().unwrap_or([0; 8]).map(u32::from);
-        let [norm1, qkv, softmax, attention, proj, norm2, fc1, fc2] = shifts;
-        Self {
+impl BlockScales {
+    /// The section's content; `None` if anything is out of range.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (shifts, rest) = bytes.split_first_chunk::<9>()?;
+        let (zeros, rest) = rest.split_first_chunk::<{ SCALES_EPSILON_AT - 9 }>()?;
+        let (epsilon, more_zeros) = rest.split_first_chunk::<8>()?;
+        let epsilon = u64::from_le_bytes(*epsilon);
+        let &[norm1, qkv, softmax, attention, proj, norm2, fc1, fc2, drop] = shifts;
+        let ok = [norm1, norm2].iter().all(|bits| NORM_BITS.contains(bits))
+            && [qkv, softmax, attention, proj, fc1, fc2]
+                .iter()
+                .all(|&shift| shift <= MAX_SHIFT)
+            && drop <= MAX_DROP
+            && (1..=MAX_EPSILON).contains(&epsilon)
+            && zeros.iter().chain(more_zeros).all(|&byte| byte == 0);
+        let [norm1, qkv, softmax, attention, proj, norm2, fc1, fc2, drop] = shifts.map(u32::from);
+        ok.then_some(Self {
             norm1,
             qkv,
             softmax,
@@ -186,7 +190,9 @@ impl BlockShifts {
             norm2,
             fc1,
             fc2,
-        }
+            drop,
+            epsilon,
+        })
     }
 }
 

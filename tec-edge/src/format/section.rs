@@ -17,8 +17,9 @@ pub enum Section {
     ClassToken = 4,
     /// Positions of the patches, i16 `[patches, dim]` in the residual stream's scale.
     Position = 5,
-    /// The block's shifts, u8 `[16]`: norm1, qkv, softmax, attention, proj, norm2, fc1, fc2, eight zeros.
-    Shifts = 16,
+    /// The block's shifts and epsilon, 32 bytes: u8 norm1, qkv, softmax, attention, proj, norm2, fc1, fc2, drop; seven
+    /// zeros; u64 epsilon at [`SCALES_EPSILON_AT`]; eight zeros.
+    Scales = 16,
     /// i32 `[dim]`.
     Norm1Multiplier = 17,
     /// i32 `[dim]`.
@@ -71,7 +72,7 @@ use Section::*;
 pub const HEAD_SECTIONS: [Section; 5] = [PatchWeight, PatchBias, PatchMultiplier, ClassToken, Position];
 /// The sections of each block.
 pub const BLOCK_SECTIONS: [Section; 20] = [
-    Shifts,
+    Scales,
     Norm1Multiplier,
     Norm1Offset,
     QkvWeight,
@@ -96,6 +97,12 @@ pub const BLOCK_SECTIONS: [Section; 20] = [
 pub const TAIL_SECTIONS: [Section; 3] = [NormMultiplier, NormOffset, Name];
 /// Bytes of an entry of the section table: kind u16, block u16, offset u32, length u32, zero u32.
 pub const TABLE_ENTRY_LEN: usize = 16;
+/// Bytes of [`Section::Scales`].
+pub const SCALES_LEN: usize = 32;
+/// Where in [`Section::Scales`] the epsilon lies.
+pub const SCALES_EPSILON_AT: usize = 16;
+/// Largest number of bits by which the residual stream is made coarser at a block.
+pub const MAX_DROP: u8 = 15;
 /// Largest absolute value of a bias.
 pub const MAX_BIAS: i32 = 1 << 30;
 
@@ -110,8 +117,8 @@ pub(crate) enum Content {
     NotNegative,
     /// Any bytes.
     Any,
-    /// The shifts of a block.
-    Shifts,
+    /// The scales of a block.
+    Scales,
     /// UTF-8.
     Text,
 }
@@ -128,7 +135,7 @@ impl Section {
             | NormOffset => 4 * dim,
             ClassToken => 2 * dim,
             Position => 2 * dim * geometry.patches() as u64,
-            Shifts => 16,
+            Scales => SCALES_LEN as u64,
             QkvWeight => 3 * dim * dim,
             QkvBias | QkvMultiplier => 12 * dim,
             SoftmaxMultiplier => 4 * geometry.heads as u64,
@@ -145,7 +152,7 @@ impl Section {
             PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => Content::Weight,
             PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => Content::Bias,
             SoftmaxMultiplier => Content::NotNegative,
-            Self::Shifts => Content::Shifts,
+            Self::Scales => Content::Scales,
             Name => Content::Text,
             _ => Content::Any,
         }

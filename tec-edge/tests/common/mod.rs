@@ -1,7 +1,7 @@
 //! Random encoder files, and a second implementation of `docs/integer-encoder.md` without tiles, in wide integers.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use tec_edge::format::{Header, Normalization, Section, file_len, write};
+use tec_edge::format::{Header, Normalization, SCALES_EPSILON_AT, Section, file_len, write};
 use tec_edge::{Geometry, Pool};
 
 /// SplitMix64.
@@ -92,7 +92,7 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
         Section::Fc2Weight | Section::Fc2Multiplier => header.geometry.hidden,
         _ => header.geometry.dim,
     };
-    write(header, &mut out, |section, _, bytes| {
+    write(header, &mut out, |section, block, bytes| {
         use Section::*;
         let words = |bytes: &mut [u8], value: &mut dyn FnMut() -> i64| {
             bytes
@@ -107,7 +107,10 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
             }
             GeluTable => bytes.iter_mut().for_each(|slot| *slot = random.next() as u8),
             Name => bytes.copy_from_slice("tin\u{e9}".as_bytes()),
-            Shifts => bytes[..8].copy_from_slice(&[40, 40, 30, 40, 40, 40, 40, 40]),
+            Scales => {
+                bytes[..9].copy_from_slice(&[40, 40, 30, 40, 40, 40, 40, 40, block as u8 % 16]);
+                bytes[SCALES_EPSILON_AT..][..8].copy_from_slice(&(1000 + block as u64).to_le_bytes());
+            }
             PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => {
                 let limit = if wild { 1 << 30 } else { 100_000 };
                 words(bytes, &mut || random.range(-limit, limit));
@@ -184,13 +187,13 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
         }
         out
     };
-    let normalized = |x: &[i128], m: Section, o: Section, b: usize, bits: u8| {
+    let normalized = |x: &[i128], m: Section, o: Section, b: usize, bits: u8, epsilon: u64| {
         let (multiplier, offset) = (words(m, b), words(o, b));
         let mut out = Vec::new();
         for row in x.chunks(d) {
             let s1: i128 = row.iter().sum();
             let s2: i128 = row.iter().map(|x| x * x).sum();
-            let v = d as i128 * s2 - s1 * s1 + i128::from(header.epsilon);
+            let v = d as i128 * s2 - s1 * s1 + i128::from(epsilon);
             let left = (v as u64).leading_zeros() & !1;
             let root = ((v as u64) << left).isqrt() as i128;
             let mantissa = ((1i128 << 62) + root / 2) / root;
@@ -201,8 +204,8 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
         }
         out
     };
-    let norm8 = |x: &[i128], m, o, b, bits| -> Vec<i128> {
-        normalized(x, m, o, b, bits)
+    let norm8 = |x: &[i128], m, o, b, bits, epsilon| -> Vec<i128> {
+        normalized(x, m, o, b, bits, epsilon)
             .into_iter()
             .map(|y| round(y, bits).clamp(-128, 127))
             .collect()
@@ -233,8 +236,10 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
     x.extend(embedded.iter().zip(halves(Position, 0)).map(|(e, p)| saturate16(e + p)));
 
     for b in 0..g.depth {
-        let shifts = section(Shifts, b);
-        let y = norm8(&x, Norm1Multiplier, Norm1Offset, b, shifts[0]);
+        let shifts = section(Scales, b);
+        let epsilon = u64::from_le_bytes(shifts[16..24].try_into().unwrap());
+        x = x.iter().map(|&x| round(x, shifts[8])).collect();
+        let y = norm8(&x, Norm1Multiplier, Norm1Offset, b, shifts[0], epsilon);
         let qkv = linear(&y, QkvWeight, QkvBias, QkvMultiplier, b, d, shifts[1], 127);
         let at = |token: usize, part: usize, head: usize, c: usize| qkv[token * 3 * d + part * d + head * width + c];
         let (softmax, attention) = (words(SoftmaxMultiplier, b), words(AttentionMultiplier, b));
@@ -248,8 +253,8 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
                 let weight: Vec<i128> = scores
                     .iter()
                     .map(|s| {
-                        let index = round((max - s) * softmax[h], shifts[2]).min(799);
-                        (255.0 * (-(index as f64) / 128.0).exp()).round() as i128
+                        let index = round((max - s) * softmax[h], shifts[2]).min(577);
+                        (4095.0 * (-(index as f64) / 64.0).exp()).round() as i128
                     })
                     .collect();
                 let sum: i128 = weight.iter().sum();
@@ -264,7 +269,7 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
         }
         let out = linear(&joined, ProjWeight, ProjBias, ProjMultiplier, b, d, shifts[4], 32767);
         x = x.iter().zip(out).map(|(x, o)| saturate16(x + o)).collect();
-        let y = norm8(&x, Norm2Multiplier, Norm2Offset, b, shifts[5]);
+        let y = norm8(&x, Norm2Multiplier, Norm2Offset, b, shifts[5], epsilon);
         let table = i8s(GeluTable, b);
         let h: Vec<i128> = linear(&y, Fc1Weight, Fc1Bias, Fc1Multiplier, b, d, shifts[6], 127)
             .into_iter()
@@ -274,7 +279,7 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
         x = x.iter().zip(out).map(|(x, o)| saturate16(x + o)).collect();
     }
 
-    let y = normalized(&x, NormMultiplier, NormOffset, 0, header.norm_bits);
+    let y = normalized(&x, NormMultiplier, NormOffset, 0, header.norm_bits, header.epsilon);
     let shift = |bits: i8| (i32::from(header.norm_bits) - i32::from(bits)) as u8;
     let output = |y: &[i128], bits| y.iter().map(|&y| saturate16(round(y, shift(bits)))).collect::<Vec<_>>();
     let patches = output(&y[d..], header.patch_bits);

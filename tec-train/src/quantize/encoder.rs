@@ -9,7 +9,7 @@ use tec_edge::format::{self, Header, Section};
 use super::calibration::{Calibration, Channels};
 use super::fixed;
 use super::layers::{QuantizedLinear, RealLinear};
-use super::ranges::{GeluRanges, Range, equalize, extents, gelu, gelu_ranges};
+use super::ranges::{GeluRanges, MARGIN, Range, equalize, extents, gelu, gelu_ranges};
 use crate::data::Normalization;
 use crate::model::{Pool, Site, Vit};
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// LayerNorm's epsilon in every encoder.
 const EPSILON: f64 = 1e-6;
 /// How much larger than on the calibration images the residual stream and the outputs may become before they saturate.
-const HEADROOM: f64 = 2.0;
+const HEADROOM: f64 = 1.5;
 
 /// Quantizes an encoder: returns the bytes of its `encoder.tec`.
 ///
@@ -50,11 +50,15 @@ pub fn quantize(
         weights,
         calibration,
         geometry,
-        residual_bits: bits(calibration.channels(Site::Residual, 0)?.largest(), 14),
+        residual_bits: 0,
+        drop: 0,
         sections: HashMap::new(),
     };
+    builder.choose_residual_bits(0)?;
+    let residual_bits = builder.residual_bits;
     let patch_shift = builder.patch_embed(normalization)?;
     for block in 0..config.depth {
+        builder.choose_residual_bits(block)?;
         builder.attention(block)?;
         builder.mlp(block)?;
     }
@@ -70,10 +74,8 @@ pub fn quantize(
             Pool::Mean => tec_edge::Pool::Mean,
         },
         name_len: name.len() as u8,
-        residual_bits: builder.residual_bits,
-        epsilon: (EPSILON * (config.dim as f64).powi(2) * 4f64.powi(builder.residual_bits.into()))
-            .round()
-            .max(1.0) as u64,
+        residual_bits,
+        epsilon: builder.epsilon(),
         patch_shift,
         norm_bits,
         class_bits: bits(calibration.largest_class, 14).min(finest),
@@ -141,7 +143,10 @@ struct Builder<'a> {
     weights: HashMap<String, Vec<f32>>,
     calibration: &'a Calibration,
     geometry: Geometry,
+    /// The residual stream's scale is 2^-`residual_bits` in the block at hand.
     residual_bits: i8,
+    /// Bits dropped before the block at hand.
+    drop: u8,
     sections: HashMap<(u16, usize), Vec<u8>>,
 }
 
@@ -153,6 +158,28 @@ impl Builder<'_> {
     fn weight(&self, name: &str) -> Result<&[f32]> {
         let found = self.weights.get(name).map(Vec::as_slice);
         found.ok_or_else(|| Error::Data(format!("the encoder has no parameter {name}")))
+    }
+
+    /// As fine a scale for a block's residual stream as its extent allows, but no finer than the block's before.
+    fn choose_residual_bits(&mut self, block: usize) -> Result<()> {
+        let largest = |block| Ok::<f64, Error>(self.calibration.channels(Site::Residual, block)?.largest());
+        let bits = bits(largest(block)?.max(largest(block.saturating_sub(1))?), 14);
+        if block == 0 {
+            self.residual_bits = bits;
+        } else {
+            let bits = bits.clamp(self.residual_bits - format::MAX_DROP as i8, self.residual_bits);
+            self.drop = (self.residual_bits - bits) as u8;
+            self.residual_bits = bits;
+        }
+        Ok(())
+    }
+
+    /// LayerNorm's epsilon in the integers of the residual stream.
+    fn epsilon(&self) -> u64 {
+        let squared_width = (self.dim() as f64).powi(2);
+        (EPSILON * squared_width * 4f64.powi(self.residual_bits.into()))
+            .round()
+            .max(1.0) as u64
     }
 
     /// What the residual stream's integers stand for.
@@ -295,7 +322,7 @@ impl Builder<'_> {
                 let center = values[c].center;
                 let (min, max) = (f64::from(seen.min[c]), f64::from(seen.max[c]));
                 Range {
-                    scale: (max - center).max(center - min),
+                    scale: (max - center).max(center - min) * MARGIN,
                     center,
                 }
             })
@@ -325,9 +352,11 @@ impl Builder<'_> {
             .collect();
         let attention = fixed::multipliers(&name("attn values"), &ratios)?;
         self.put_words(Section::AttentionMultiplier, block, &attention.mantissas);
-        let mut shifts = vec![0; 16];
-        shifts[..5].copy_from_slice(&[norm_shift, qkv_shift, softmax.shift, attention.shift, proj_shift]);
-        self.put(Section::Shifts, block, shifts);
+        let mut scales = vec![0; format::SCALES_LEN];
+        scales[..5].copy_from_slice(&[norm_shift, qkv_shift, softmax.shift, attention.shift, proj_shift]);
+        scales[8] = self.drop;
+        scales[format::SCALES_EPSILON_AT..][..8].copy_from_slice(&self.epsilon().to_le_bytes());
+        self.put(Section::Scales, block, scales);
         Ok(())
     }
 
@@ -390,8 +419,8 @@ impl Builder<'_> {
             &fc2,
         );
         self.put(Section::GeluTable, block, table.iter().map(|&x| x as u8).collect());
-        if let Some(shifts) = self.sections.get_mut(&(Section::Shifts as u16, block)) {
-            shifts[5..8].copy_from_slice(&[norm_shift, fc1_shift, fc2_shift]);
+        if let Some(scales) = self.sections.get_mut(&(Section::Scales as u16, block)) {
+            scales[5..8].copy_from_slice(&[norm_shift, fc1_shift, fc2_shift]);
         }
         Ok(())
     }
@@ -424,7 +453,7 @@ fn qkv_ranges(seen: &Channels, dim: usize, width: usize) -> Vec<Range> {
     for (c, query) in queries.iter_mut().enumerate() {
         let largest = f64::from(seen.min[c].abs().max(seen.max[c].abs()));
         *query = Range {
-            scale: (largest / 127.0).max(1e-9),
+            scale: (largest * MARGIN / 127.0).max(1e-9),
             center: 0.0,
         };
     }
