@@ -35,7 +35,7 @@ pub(super) struct Affine {
 pub(super) fn affine(what: &str, multipliers: &[f64], offsets: &[f64]) -> Result<Affine> {
     let extra = NORM_BITS as i32;
     let bits = finest(what, multipliers, 45 - extra)? + extra;
-    if bits < 16 || offsets.iter().any(|o| !(o.abs() < 32_768.0)) {
+    if bits < 16 || !offsets.iter().all(|o| o.abs() < 32_768.0) {
         return Err(out_of_range(what));
     }
     Ok(Affine {
@@ -81,9 +81,9 @@ mod tests {
         let m = multipliers("m", &[0.001, 0.25, 0.0]).unwrap();
         assert_eq!((m.shift, m.mantissas[1], m.mantissas[2]), (32, 1 << 30, 0));
         assert!((f64::from(m.mantissas[0]) * 2f64.powi(-32) - 0.001).abs() < 2e-10);
-        let most = 2f64.powi(31) - 0.25;
-        let m = multipliers("m", &[most]).unwrap_or_else(|_| panic!("a shift of 0 or less"));
-        assert!(m.shift <= 62);
+        let m = multipliers("m", &[2f64.powi(31) - 2.0]).unwrap();
+        assert_eq!((m.shift, m.mantissas[0]), (0, i32::MAX - 1));
+        assert!(multipliers("m", &[2f64.powi(31) - 0.25]).is_err());
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod fidelity;
 mod fixed;
 mod layers;
 mod ranges;
+#[cfg(test)]
+mod tests;
 
 pub use calibration::Calibration;
 pub use edge_encoder::EdgeEncoder;
