@@ -20,7 +20,7 @@ pub enum Encoder {
     /// f32, from safetensors.
     Float {
         /// The model.
-        vit: Vit,
+        vit: Box<Vit>,
         /// Normalization of its input.
         normalization: Normalization,
     },
@@ -59,7 +59,7 @@ impl Encoder {
             },
             None => Normalization::imagenet(vit.config().channels)?,
         };
-        Ok(Self::Float { vit, normalization })
+        Ok(Self::Float { vit: Box::new(vit), normalization })
     }
 
     /// Side of the images in pixels.

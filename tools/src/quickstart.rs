@@ -31,6 +31,9 @@ use crate::{
 /// Fashion-MNIST's test split: 10,000 grey images of 28×28 in ten classes (MIT license, Zalando SE).
 const IMAGES: &[u8] = include_bytes!("../assets/fashion-mnist/t10k-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../assets/fashion-mnist/t10k-labels-idx1-ubyte.gz");
+const CLASSES: [&str; 10] = [
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+];
 const BASE_RECIPE: &str = include_str!("../../recipes/quickstart-base.toml");
 const TEC_RECIPE: &str = include_str!("../../recipes/quickstart-tec.toml");
 
@@ -72,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         None => RunDir::next_free("quickstart")?,
     };
     RunDir::check(&out, Existing::Refuse)?;
-    let images: Arc<dyn Source> = Arc::new(Idx::from_bytes(IMAGES, Some(LABELS))?);
+    let images: Arc<dyn Source> = Arc::new(Idx::from_bytes(IMAGES, Some(LABELS))?.named(&CLASSES));
     let train: Arc<dyn Source> = Arc::new(Subset::range(images.clone(), 0..TRAIN)?);
     let test: Arc<dyn Source> = Arc::new(Subset::range(images.clone(), TRAIN..images.len())?);
     eprintln!(

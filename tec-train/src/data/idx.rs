@@ -35,6 +35,14 @@ impl Idx {
         Self::parse(images, labels).map_err(|(what, reason)| Error::Data(format!("IDX {what}: {reason}")))
     }
 
+    /// Gives the classes names, the first for label 0. Labels beyond the names keep their numbers.
+    pub fn named(mut self, names: &[&str]) -> Self {
+        for (class, name) in self.classes.iter_mut().zip(names) {
+            *class = (*name).into();
+        }
+        self
+    }
+
     /// Reads an images file and, beside it, the labels file of the corresponding name (`images` → `labels`, `idx3` →
     /// `idx1`), where there is one.
     ///

@@ -30,8 +30,8 @@ pub struct Learner {
 }
 
 enum Model {
-    Tec(Tec),
-    Mae(Mae),
+    Tec(Box<Tec>),
+    Mae(Box<Mae>),
 }
 
 /// What a step came to.
@@ -115,7 +115,7 @@ impl Learner {
     /// # Errors
     /// As [`crate::pretrain::setup::Setup::learner`].
     pub fn tec(model: Tec, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
-        Self::new(Model::Tec(model), config, start, progress)
+        Self::new(Model::Tec(Box::new(model)), config, start, progress)
     }
 
     /// A masked-autoencoder learner.
@@ -123,7 +123,7 @@ impl Learner {
     /// # Errors
     /// As [`crate::pretrain::setup::Setup::learner`].
     pub fn mae(model: Mae, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
-        Self::new(Model::Mae(model), config, start, progress)
+        Self::new(Model::Mae(Box::new(model)), config, start, progress)
     }
 
     fn new(model: Model, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
