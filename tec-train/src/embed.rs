@@ -59,7 +59,10 @@ impl Encoder {
             },
             None => Normalization::imagenet(vit.config().channels)?,
         };
-        Ok(Self::Float { vit: Box::new(vit), normalization })
+        Ok(Self::Float {
+            vit: Box::new(vit),
+            normalization,
+        })
     }
 
     /// Side of the images in pixels.

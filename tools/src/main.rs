@@ -59,7 +59,9 @@ fn main() -> ExitCode {
             .unwrap_or_default();
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
-        let what = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown");
+        let what = text
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("unknown");
         eprintln!(
             "error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave."
         );

@@ -32,7 +32,16 @@ use crate::{
 const IMAGES: &[u8] = include_bytes!("../assets/fashion-mnist/t10k-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../assets/fashion-mnist/t10k-labels-idx1-ubyte.gz");
 const CLASSES: [&str; 10] = [
-    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    "T-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
 ];
 const BASE_RECIPE: &str = include_str!("../../recipes/quickstart-base.toml");
 const TEC_RECIPE: &str = include_str!("../../recipes/quickstart-tec.toml");

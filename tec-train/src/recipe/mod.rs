@@ -3,11 +3,15 @@
 //! A recipe file may leave keys out; the run directory keeps the resolved recipe with every value spelled out.
 //! Unknown keys are errors. `--set section.key=value` overrides a key.
 
-use std::path::{Path, PathBuf};
+mod builder;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, model::VitConfig};
+
+pub use builder::RecipeBuilder;
 
 /// How a new model is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,118 +288,6 @@ impl Default for Recipe {
     }
 }
 
-/// A recipe being put together: a file or nothing, then overrides, then checked once.
-#[derive(Debug, Clone, Default)]
-pub struct RecipeBuilder {
-    table: toml::Table,
-    origin: String,
-}
-
-impl RecipeBuilder {
-    /// Starts from the defaults.
-    pub fn new() -> Self {
-        Self {
-            table: toml::Table::new(),
-            origin: "the recipe".into(),
-        }
-    }
-
-    /// Starts from TOML text; `origin` names it in messages.
-    ///
-    /// # Errors
-    /// Text that is no TOML or has an unknown key: the message has the line and the key.
-    pub fn from_text(text: &str, origin: &str) -> Result<Self> {
-        // Deserialized from the text itself first, so that a message can show the line.
-        toml::from_str::<Recipe>(text)
-            .map_err(|e| Error::Usage(format!("recipe {origin}: {}", e.to_string().trim())))?;
-        let table = text
-            .parse()
-            .map_err(|e: toml::de::Error| Error::Usage(format!("recipe {origin}: {e}")))?;
-        Ok(Self {
-            table,
-            origin: origin.into(),
-        })
-    }
-
-    /// Starts from a TOML file.
-    ///
-    /// # Errors
-    /// As [`Self::from_text`], and a file that cannot be read.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::Usage(format!("recipe {}: {e}; give a TOML file", path.display())))?;
-        Self::from_text(&text, &path.display().to_string())
-    }
-
-    /// Sets one key, `section.key`, to a value.
-    pub fn set(&mut self, key: &str, value: impl Into<toml::Value>) -> &mut Self {
-        let mut parts: Vec<&str> = key.split('.').collect();
-        let leaf = parts.pop().unwrap_or_default();
-        let mut table = &mut self.table;
-        for part in parts {
-            let entry = table
-                .entry(part)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            if !entry.is_table() {
-                *entry = toml::Value::Table(toml::Table::new());
-            }
-            match entry.as_table_mut() {
-                Some(next) => table = next,
-                None => return self,
-            }
-        }
-        table.insert(leaf.into(), value.into());
-        self
-    }
-
-    /// Applies `section.key=value` as given to `--set`; the value is TOML, or else taken as a string.
-    ///
-    /// # Errors
-    /// An argument without `=`, or a key that recipes do not have.
-    pub fn set_argument(&mut self, argument: &str) -> Result<&mut Self> {
-        let Some((key, value)) = argument.split_once('=') else {
-            return Err(Error::Usage(format!(
-                "--set {argument}: expected KEY=VALUE, such as optimizer.lr=1e-3"
-            )));
-        };
-        let (key, value) = (key.trim(), value.trim());
-        let parsed = format!("v = {value}")
-            .parse::<toml::Table>()
-            .ok()
-            .and_then(|mut t| t.remove("v"));
-        self.set(key, parsed.unwrap_or_else(|| toml::Value::String(value.into())));
-        self.clone()
-            .table
-            .try_into::<Recipe>()
-            .map_err(|e| Error::Usage(format!("--set {argument}: {}", one_line(&e))))?;
-        Ok(self)
-    }
-
-    /// The recipe, its values checked.
-    ///
-    /// # Errors
-    /// An unknown key, a value of the wrong type, or one out of range; the message names the key.
-    pub fn build(self) -> Result<Recipe> {
-        let origin = self.origin;
-        let recipe: Recipe = self
-            .table
-            .try_into()
-            .map_err(|e| Error::Usage(format!("{origin}: {}", one_line(&e))))?;
-        recipe.check()?;
-        Ok(recipe)
-    }
-}
-
-fn one_line(error: &toml::de::Error) -> String {
-    error
-        .to_string()
-        .split('\n')
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
 impl Recipe {
     /// The recipe as a TOML file.
     ///
@@ -556,7 +448,7 @@ impl Recipe {
         Ok(config)
     }
 
-    /// Keys whose values differ between two recipes, apart from those that cannot change a result
+    /// Keys whose values differ between this run's recipe and the one given now, apart from those that cannot change a result
     /// (paths, `data.threads`, `checkpoint.*`).
     ///
     /// # Errors
