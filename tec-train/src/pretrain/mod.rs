@@ -208,7 +208,7 @@ fn train(
             log.step(&metrics)?;
             progress.step(&metrics, &plan);
         }
-        if step % every == 0 || step == plan.total_steps {
+        if step.is_multiple_of(every) || step == plan.total_steps {
             log.flush()?;
             learner
                 .checkpoint(setup, step)?
