@@ -206,8 +206,22 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
         };
         recipe.base.path = Some(locate_checkpoint(base, "--base")?);
     }
+    if let (Method::Mae, Some(base)) = (recipe.method, &recipe.base.path) {
+        let text = format!(
+            "--base {}: a masked autoencoder has no base; leave --base out, or --method mae, or give --set init.path=… \
+             to start from its weights",
+            base.display()
+        );
+        return Err(Error::Usage(text));
+    }
     if recipe.data.path.is_none() {
         return Err(Error::Usage("--data: give a folder of images".into()));
+    }
+    // The run can then be resumed from any directory.
+    for path in [&mut recipe.base.path, &mut recipe.init.path, &mut recipe.data.path] {
+        if let Some(given) = path.take() {
+            *path = Some(std::path::absolute(&given).unwrap_or(given));
+        }
     }
     Ok(recipe)
 }

@@ -56,6 +56,11 @@ fn missing_arguments_are_named() {
     place.refuses("pretrain --method mae --data photos --resume", USAGE, &["--out"]);
     place.refuses("pretrain --method dino --data photos", USAGE, &["dino", "tec", "mae"]);
     place.refuses(&mae("--device cuda:0"), USAGE, &["--device cuda:0", "--device cpu"]);
+    place.refuses(
+        &mae("--base base.safetensors"),
+        USAGE,
+        &["--base", "no base", "init.path"],
+    );
     place.refuses(&mae("--max-steps 0"), USAGE, &["--max-steps 0", "at least 1"]);
 }
 
