@@ -17,16 +17,16 @@ pub fn groups(depth: usize) -> usize {
         .unwrap_or(1)
 }
 
-/// Two linear layers with a GELU between them; the weights are [hidden, width] and [width, hidden].
+/// Two linear layers with a GELU between them; the weights are `[hidden, width]` and `[width, hidden]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Mlp<'a> {
-    /// First layer, [hidden, width].
+    /// First layer, `[hidden, width]`.
     pub fc1_weight: &'a [f32],
-    /// Its bias, [hidden].
+    /// Its bias, `[hidden]`.
     pub fc1_bias: &'a [f32],
-    /// Second layer, [width, hidden].
+    /// Second layer, `[width, hidden]`.
     pub fc2_weight: &'a [f32],
-    /// Its bias, [width].
+    /// Its bias, `[width]`.
     pub fc2_bias: &'a [f32],
 }
 
@@ -55,7 +55,7 @@ impl Mlp<'_> {
 
 /// The input adapter: the class token becomes MLP(token), without a residual.
 ///
-/// `fc1_w` is [hidden, D], `fc2_w` [D, hidden], `scratch` [hidden], `token` and `out` [D]. The result is a constant, so
+/// `fc1_w` is `[hidden, D]`, `fc2_w` `[D, hidden]`, `scratch` `[hidden]`, `token` and `out` `[D]`. The result is a constant, so
 /// an export stores it as the class token.
 ///
 /// # Errors
@@ -81,9 +81,9 @@ pub fn input_adapter(
 /// One group of the encoder adapter: consecutive levels are fused into one token of width D, then `y + mlp(y)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a> {
-    /// Fusing layer, [D, D · depth / groups].
+    /// Fusing layer, `[D, D · depth / groups]`.
     pub fuse_weight: &'a [f32],
-    /// Its bias, [D].
+    /// Its bias, `[D]`.
     pub fuse_bias: &'a [f32],
     /// The MLP with a residual after it.
     pub mlp: Mlp<'a>,
@@ -92,15 +92,15 @@ pub struct Group<'a> {
 /// The weights of the encoder adapter; the number of groups is the length of `groups`.
 #[derive(Debug, Clone, Copy)]
 pub struct EncoderAdapter<'a> {
-    /// Norm over all levels joined, [D · depth].
+    /// Norm over all levels joined, `[D · depth]`.
     pub before_weight: &'a [f32],
-    /// Its bias, [D · depth].
+    /// Its bias, `[D · depth]`.
     pub before_bias: &'a [f32],
     /// The groups, the first levels first.
     pub groups: &'a [Group<'a>],
-    /// Norm of the sum, [D].
+    /// Norm of the sum, `[D]`.
     pub after_weight: &'a [f32],
-    /// Its bias, [D].
+    /// Its bias, `[D]`.
     pub after_bias: &'a [f32],
 }
 
@@ -116,7 +116,7 @@ impl EncoderAdapter<'_> {
     }
 }
 
-/// The encoder adapter on one token's levels [D · depth], the first block's output first; `out` is [D].
+/// The encoder adapter on one token's levels `[D · depth]`, the first block's output first; `out` is `[D]`.
 ///
 /// LayerNorm over all levels, each group's `y + mlp(y)` with `y` its fused levels, their sum in the order of the groups,
 /// LayerNorm. `scratch` has [`EncoderAdapter::scratch_len`] elements.

@@ -6,7 +6,7 @@ pub use crate::lanes::dot;
 
 /// `out = x · weightᵀ + bias` for as many rows as `x` holds.
 ///
-/// `x` is [rows, width], `weight` [outputs, width], `bias` [outputs], `out` [rows, outputs]. Each element is one
+/// `x` is `[rows, width]`, `weight` `[outputs, width]`, `bias` `[outputs]`, `out` `[rows, outputs]`. Each element is one
 /// [`dot`] plus the bias.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::softmax::log_sum_exp;
 /// One image's part of the feature loss: the sum over removed patches of the mean squared error over channels, and the
 /// number of removed patches.
 ///
-/// `pred` and `target_normalized` are [patches, width], `removed` is 1 for a removed patch and 0 for a visible one, which
+/// `pred` and `target_normalized` are `[patches, width]`, `removed` is 1 for a removed patch and 0 for a visible one, which
 /// is not looked at. The loss of a batch is the sum of sums times [`feature_scale`] of the total count.
 ///
 /// # Errors

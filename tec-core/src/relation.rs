@@ -9,7 +9,7 @@ use crate::softmax::softmax;
 /// Added to the variance when features are normalized.
 pub const FEATURE_EPS: f32 = 1e-6;
 
-/// Normalizes one image's features [patches, width] over the patches, each channel by itself: zero mean, unit
+/// Normalizes one image's features `[patches, width]` over the patches, each channel by itself: zero mean, unit
 /// unbiased variance, with [`FEATURE_EPS`] under the root.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub fn rank_queries(
 
 /// Picks the target rows from one image's attention logits.
 ///
-/// `logits` is [heads, 1 + patches, 1 + patches] with the class token first; `picked` becomes [1 + K, heads, patches]: the
+/// `logits` is `[heads, 1 + patches, 1 + patches]` with the class token first; `picked` becomes [1 + K, heads, patches]: the
 /// class token's row, then the rows of the K patches in `index`, all without the class column.
 ///
 /// # Errors
@@ -149,7 +149,7 @@ pub fn target_rows(logits: &[f32], heads: usize, patches: usize, index: &[u32], 
     Ok(())
 }
 
-/// softmax(x / τ) of every row of `patches`; `picked` and `out` are [rows, patches].
+/// softmax(x / τ) of every row of `patches`; `picked` and `out` are `[rows, patches]`.
 ///
 /// # Errors
 /// [`Error::Range`] unless τ is positive and finite, [`Error::NotMultiple`] where `picked` is not whole rows,

@@ -7,8 +7,8 @@ use super::cpu::{floats, refused, tensor};
 use super::gemm::{Matrix, MatrixMut, Threads::One};
 use super::simd;
 
-/// Multi-head self-attention, `softmax(q k^T / sqrt(D / heads)) v`: `qkv` [B, N, 3 D] in the layout [3][heads][D / heads]
-/// gives [B, N, D] with the heads joined. The gradient recomputes the probabilities instead of keeping them.
+/// Multi-head self-attention, `softmax(q k^T / sqrt(D / heads)) v`: `qkv` `[B, N, 3 D]` in the layout `[3][heads][D / heads]`
+/// gives `[B, N, D]` with the heads joined. The gradient recomputes the probabilities instead of keeping them.
 ///
 /// # Errors
 /// A width that is not 3 times a multiple of `heads`.
@@ -49,7 +49,7 @@ impl Sizes {
         })
     }
 
-    /// The queries, keys and values [N, head] of one head in an image's qkv.
+    /// The queries, keys and values `[N, head]` of one head in an image's qkv.
     fn parts<'a>(&self, qkv: &'a [f32], start: usize) -> Result<[Matrix<'a>; 3]> {
         let part = |part| {
             Matrix::new(
@@ -81,7 +81,7 @@ impl Sizes {
         simd::softmax_rows(scores, self.tokens, self.scale, probabilities).map_err(refused)
     }
 
-    /// The result [N, D] of one image.
+    /// The result `[N, D]` of one image.
     fn forward(&self, qkv: &[f32], scores: &mut [f32], probabilities: &mut [f32], out: &mut [f32]) -> Result<()> {
         for start in (0..self.width).step_by(self.head) {
             let [q, k, v] = self.parts(qkv, start)?;
@@ -96,7 +96,7 @@ impl Sizes {
         Ok(())
     }
 
-    /// The gradient [N, 3 D] of one image's qkv.
+    /// The gradient `[N, 3 D]` of one image's qkv.
     fn backward(&self, qkv: &[f32], grad: &[f32], scratch: &mut [Vec<f32>; 3], grad_qkv: &mut [f32]) -> Result<()> {
         let [scores, probabilities, grad_probabilities] = scratch;
         for start in (0..self.width).step_by(self.head) {

@@ -36,7 +36,7 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
     x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// One of the `parts` in a [B, N, parts * D] product of a projection, as [B, heads, N, D / heads].
+/// One of the `parts` in a `[B, N, parts * D]` product of a projection, as `[B, heads, N, D / heads]`.
 fn part(x: &Tensor, parts: usize, which: usize, heads: usize) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     x.reshape((batch, tokens, parts, heads, width / parts / heads))?

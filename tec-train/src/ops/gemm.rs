@@ -22,7 +22,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// The matrix [rows, columns] at the start of `data`, rows `row_stride` elements apart.
+    /// The matrix `[rows, columns]` at the start of `data`, rows `row_stride` elements apart.
     pub fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Result<Self> {
         check(data.len(), rows, columns, row_stride)?;
         Ok(Self {
@@ -56,7 +56,7 @@ pub struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// The matrix [rows, columns] at the start of `data`, rows `row_stride` elements apart.
+    /// The matrix `[rows, columns]` at the start of `data`, rows `row_stride` elements apart.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Result<Self> {
         check(data.len(), rows, columns, row_stride)?;
         Ok(Self {

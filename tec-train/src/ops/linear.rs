@@ -7,7 +7,7 @@ use super::cpu::{floats, rows_per_piece, tensor};
 use super::gemm::{Matrix, MatrixMut, Threads};
 use super::simd;
 
-/// `x weight^T + bias`: `x` [.., K], `weight` [M, K], `bias` [M] gives [.., M]. Differentiable in all three.
+/// `x weight^T + bias`: `x` [.., K], `weight` `[M, K]`, `bias` `[M]` gives [.., M]. Differentiable in all three.
 ///
 /// # Errors
 /// Shapes that do not fit each other.
@@ -122,7 +122,7 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// `grad weight`: the gradient [.., K] of the input from `grad` [.., M] and `weight` [M, K].
+/// `grad weight`: the gradient [.., K] of the input from `grad` [.., M] and `weight` `[M, K]`.
 struct InputGradient;
 
 impl CustomOp2 for InputGradient {
@@ -149,7 +149,7 @@ impl CustomOp2 for InputGradient {
     }
 }
 
-/// `grad^T x`: the gradient [M, K] of the weight from `grad` [.., M] and `x` [.., K].
+/// `grad^T x`: the gradient `[M, K]` of the weight from `grad` [.., M] and `x` [.., K].
 struct WeightGradient;
 
 impl CustomOp2 for WeightGradient {
@@ -173,7 +173,7 @@ impl CustomOp2 for WeightGradient {
     }
 }
 
-/// The sums [M] of the columns of [.., M]: by pieces of rows, then over the pieces in their order.
+/// The sums `[M]` of the columns of [.., M]: by pieces of rows, then over the pieces in their order.
 struct ColumnSums;
 
 impl CustomOp1 for ColumnSums {

@@ -7,7 +7,7 @@ use tec_core::loss;
 use super::cpu::{floats, refused, rows_per_piece, tensor};
 
 /// Squared error, mean over channels, averaged over the removed patches of the batch: `pred` and `target_normalized`
-/// [B, L, T], `removed` [B, L] (1 where a patch was removed). A scalar, differentiable in `pred`.
+/// `[B, L, T]`, `removed` `[B, L]` (1 where a patch was removed). A scalar, differentiable in `pred`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, a mask that removes nothing.
@@ -16,7 +16,7 @@ pub fn feature_loss(pred: &Tensor, target_normalized: &Tensor, removed: &Tensor)
     Ok(pred.contiguous()?.apply_op3(&target, &removed, FeatureLoss)?)
 }
 
-/// Cross-entropy of `pred_logits` against the distribution `target_prob`, both [B, 1 + K, H, L], mean over images, rows and
+/// Cross-entropy of `pred_logits` against the distribution `target_prob`, both `[B, 1 + K, H, L]`, mean over images, rows and
 /// heads. A scalar, differentiable in `pred_logits`.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub fn relation_loss(pred_logits: &Tensor, target_prob: &Tensor) -> crate::Resul
 
 struct FeatureLoss;
 
-/// (L, T) of `pred` and `target` [B, L, T] and `removed` [B, L], none of which is empty.
+/// (L, T) of `pred` and `target` `[B, L, T]` and `removed` `[B, L]`, none of which is empty.
 fn feature_sizes(pred: &Layout, target: &Layout, removed: &Layout) -> Result<(usize, usize)> {
     let (batch, patches, width) = pred.shape().dims3()?;
     if pred.shape() != target.shape() || removed.dims() != [batch, patches] || batch * patches * width == 0 {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::cpu::{floats, refused, rows_per_piece, tensor};
 use super::simd;
 
-/// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` [D]. Differentiable in all three.
+/// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` `[D]`. Differentiable in all three.
 ///
 /// # Errors
 /// Shapes that do not fit each other, D = 0.
@@ -19,7 +19,7 @@ struct LayerNorm {
     eps: f32,
 }
 
-/// D, where `x` is [.., D] and the weight [D].
+/// D, where `x` is [.., D] and the weight `[D]`.
 fn width(x: &Layout, weight: &Layout) -> Result<usize> {
     match (x.dims().last(), weight.dims()) {
         (Some(&width), &[weights]) if width == weights && width > 0 => Ok(width),

@@ -8,8 +8,8 @@ use super::cpu::{floats, indices, refused, rows_per_piece, tensor};
 use super::gemm::{Matrix, MatrixMut, Threads::One};
 use super::simd;
 
-/// Logits `scale * q k^T` of the class token and the selected patches against all patches: `qk` [B, 1 + L, 2 T] in the
-/// layout [2][heads][T / heads], `index` u32 [B, K], gives [B, 1 + K, heads, L]. Differentiable in `qk`.
+/// Logits `scale * q k^T` of the class token and the selected patches against all patches: `qk` `[B, 1 + L, 2 T]` in the
+/// layout `[2][heads][T / heads]`, `index` u32 `[B, K]`, gives `[B, 1 + K, heads, L]`. Differentiable in `qk`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, an index not below L.
@@ -23,11 +23,11 @@ pub fn relation_logits(qk: &Tensor, index: &Tensor, heads: usize, scale: f32) ->
     Ok(qk.contiguous()?.apply_op2(&index.contiguous()?, op)?)
 }
 
-/// The base's relation targets: `qkv` [B, prefix + L, 3 T] of its last block in the layout [3][heads][T / heads], where
+/// The base's relation targets: `qkv` `[B, prefix + L, 3 T]` of its last block in the layout `[3][heads][T / heads]`, where
 /// `prefix` is 1 + the number of registers.
 ///
-/// Gives the attention logits [B, 1 + K, heads, L] of the class token and of the `top_k` patches that it attends to most,
-/// best first, and the numbers u32 [B, K] of those patches. Ranked in f32; of equal patches the lower number comes first.
+/// Gives the attention logits `[B, 1 + K, heads, L]` of the class token and of the `top_k` patches that it attends to most,
+/// best first, and the numbers u32 `[B, K]` of those patches. Ranked in f32; of equal patches the lower number comes first.
 /// No gradient.
 ///
 /// # Errors
@@ -54,7 +54,7 @@ pub fn tempered_target(picked: &Tensor, tau: f32) -> crate::Result<Tensor> {
     Ok(picked.contiguous()?.apply_op1_no_bwd(&TemperedTarget { tau })?)
 }
 
-/// Normalizes `x` [B, L, T] over its patches, each image and channel by itself (unbiased variance, eps 1e-6). No gradient.
+/// Normalizes `x` `[B, L, T]` over its patches, each image and channel by itself (unbiased variance, eps 1e-6). No gradient.
 ///
 /// # Errors
 /// Fewer than two patches.
@@ -130,7 +130,7 @@ impl RelationLogits {
             .collect())
     }
 
-    /// The keys [L, head] of one head, which starts at `start` in its token.
+    /// The keys `[L, head]` of one head, which starts at `start` in its token.
     fn keys<'a>(&self, sizes: &Sizes, projection: &'a [f32], start: usize) -> Result<Matrix<'a>> {
         let first = self.prefix * sizes.stride + sizes.width + start;
         Matrix::new(&projection[first..], sizes.patches, sizes.head, sizes.stride)
@@ -191,7 +191,7 @@ impl RelationLogits {
     }
 }
 
-/// The patch numbers [B, K], image by image.
+/// The patch numbers `[B, K]`, image by image.
 fn images(index: &[u32], index_layout: &Layout, batch: usize) -> Result<Vec<Vec<u32>>> {
     let (batches, queries) = index_layout.shape().dims2()?;
     if batches != batch {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::PatchOrder;
 use super::cpu::{floats, indices, tensor};
 
-/// Cuts images [B, C, H, W] into flattened patches [B, L, patch * patch * C], row by row. No gradient.
+/// Cuts images `[B, C, H, W]` into flattened patches `[B, L, patch * patch * C]`, row by row. No gradient.
 ///
 /// # Errors
 /// A height or width that `patch` does not divide.
@@ -14,7 +14,7 @@ pub fn patchify(images: &Tensor, patch: usize, order: PatchOrder) -> crate::Resu
     Ok(images.contiguous()?.apply_op1_no_bwd(&Patchify { patch, order })?)
 }
 
-/// The tokens `index` (u32 [B, n]) of `x` [B, L, D], as [B, n, D]. Differentiable in `x`.
+/// The tokens `index` (u32 `[B, n]`) of `x` `[B, L, D]`, as `[B, n, D]`. Differentiable in `x`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, an index not below L.
@@ -22,8 +22,8 @@ pub fn gather_tokens(x: &Tensor, index: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&index.contiguous()?, Gather)?)
 }
 
-/// Puts visible patches back in place and the mask token everywhere else: `x` [B, 1 + keep, d] (class token first),
-/// `mask_token` [1, 1, d], `restore` u32 [B, L], gives [B, 1 + L, d]. Differentiable in `x` and `mask_token`.
+/// Puts visible patches back in place and the mask token everywhere else: `x` `[B, 1 + keep, d]` (class token first),
+/// `mask_token` [1, 1, d], `restore` u32 `[B, L]`, gives `[B, 1 + L, d]`. Differentiable in `x` and `mask_token`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, a place in `restore` not below L.
@@ -68,7 +68,7 @@ impl CustomOp1 for Patchify {
 
 struct Gather;
 
-/// (B, L, D, n) of `x` [B, L, D] and `index` [B, n].
+/// (B, L, D, n) of `x` `[B, L, D]` and `index` `[B, n]`.
 fn gather_sizes(x: &Layout, index: &Layout) -> Result<(usize, usize, usize, usize)> {
     let ((batch, tokens, width), (batches, n)) = (x.shape().dims3()?, index.shape().dims2()?);
     if batch != batches || width == 0 {
@@ -118,7 +118,7 @@ fn row<'a>(op: &str, x: &'a [f32], width: usize, token: u32) -> Result<&'a [f32]
     }
 }
 
-/// Adds the rows of `grad` [B, n, D] to the tokens they came from.
+/// Adds the rows of `grad` `[B, n, D]` to the tokens they came from.
 struct GatherGradient {
     tokens: usize,
 }
