@@ -54,7 +54,7 @@ pub(super) fn equalize(extents: &[Range], channels: &Channels, weight: &[f32], o
             *max = max.max(f64::from(w.abs()));
         }
     }
-    let power = moments(extents, channels);
+    let power = variances(channels);
     let mut best: Option<(f64, Vec<f64>)> = None;
     for step in 0..=10 {
         let alpha = f64::from(step) / 10.0;
@@ -82,17 +82,23 @@ pub(super) fn equalize(extents: &[Range], channels: &Channels, weight: &[f32], o
         .collect()
 }
 
-/// Mean square of each channel around its center.
-fn moments(extents: &[Range], channels: &Channels) -> Vec<f64> {
-    let mut power = vec![0.0; extents.len()];
-    let rows = channels.rows.chunks_exact(extents.len());
+/// Variance of each channel in the sample: errors of the mean go into the biases.
+fn variances(channels: &Channels) -> Vec<f64> {
+    let width = channels.width().max(1);
+    let (mut sum, mut squares) = (vec![0.0; width], vec![0.0; width]);
+    let rows = channels.rows.chunks_exact(width);
     let count = rows.len().max(1) as f64;
     for row in rows {
-        for ((power, x), e) in power.iter_mut().zip(row).zip(extents) {
-            *power += (f64::from(*x) - e.center).powi(2) / count;
+        for ((sum, squares), &x) in sum.iter_mut().zip(&mut squares).zip(row) {
+            *sum += f64::from(x) / count;
+            *squares += f64::from(x).powi(2) / count;
         }
     }
-    power
+    squares
+        .iter()
+        .zip(&sum)
+        .map(|(squares, mean)| (squares - mean * mean).max(0.0))
+        .collect()
 }
 
 /// Mean square error of the outputs, each divided by what matters to it.
