@@ -1,4 +1,4 @@
-//! Standard output: results for people as lines and tables, for scripts as one JSON object a line.
+//! Standard output: results for people as lines, for scripts as one JSON object a line.
 
 use std::io::Write;
 
@@ -12,32 +12,6 @@ pub fn line(text: &str) {
 /// Prints one JSON object on a line of its own.
 pub fn json(value: &Value) {
     line(&value.to_string());
-}
-
-/// A table for a terminal: the first column left-aligned, the others right-aligned.
-pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
-    let columns = headers.len();
-    let cell = |row: &[String], c: usize| row.get(c).cloned().unwrap_or_default();
-    let headers: Vec<String> = headers.iter().map(|h| h.to_string()).collect();
-    let width = |c: usize| {
-        std::iter::once(&headers)
-            .chain(rows)
-            .map(|r| cell(r, c).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let format_row = |row: &Vec<String>| {
-        let cells = widths.iter().enumerate().map(|(c, &w)| match c {
-            0 => format!("{:<w$}", cell(row, c)),
-            _ => format!("{:>w$}", cell(row, c)),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
-    };
-    let rule = widths.iter().map(|w| "─".repeat(*w)).collect::<Vec<_>>().join("  ");
-    let mut lines = vec![format_row(&headers), rule];
-    lines.extend(rows.iter().map(format_row));
-    lines.join("\n")
 }
 
 /// Bytes for people.

@@ -187,7 +187,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    output::line(&terminal_table(&rows));
+    output::line(summary_table(&rows).to_string().trim_end());
     output::line(&format!(
         "\nThe int8 row is what a device computes, bit for bit; it needs {} of scratch memory.\nTook {}. The report: {}\n{}",
         output::bytes(made.scratch_bytes as u64),
@@ -217,33 +217,6 @@ fn size(path: &Path) -> Result<u64> {
         path: path.to_path_buf(),
         reason: e.to_string(),
     })
-}
-
-fn terminal_table(rows: &[Row]) -> String {
-    let headers = [
-        "encoder",
-        "precision",
-        "epochs",
-        "training",
-        "k-NN top-1",
-        "cosine to f32",
-        "file",
-    ];
-    let lines: Vec<Vec<String>> = rows
-        .iter()
-        .map(|r| {
-            vec![
-                r.name.into(),
-                r.encoder.clone(),
-                r.epochs.to_string(),
-                r.seconds.map_or_else(|| "–".into(), output::seconds),
-                format!("{:.2} %", 100.0 * r.knn),
-                r.cosine.map_or_else(|| "–".into(), |c| format!("{c:.5}")),
-                output::bytes(r.bytes),
-            ]
-        })
-        .collect();
-    output::table(&headers, &lines)
 }
 
 fn write_report(out: &Path, rows: &[Row], runs: &Runs, scratch: usize, seconds: f64) -> Result<PathBuf> {
