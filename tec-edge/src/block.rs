@@ -7,11 +7,14 @@ use tec_core::integer::{
 use crate::format::{BlockScales, File, Section, place_in_block, section_index};
 use crate::layers::{Linear, Norm};
 use crate::plan::{AttentionBuffers, MlpBuffers, TILE};
+use crate::trace::{Stage, Trace, TraceValues};
 use crate::views::{I32s, part, part_mut};
 use crate::{Error, kernel};
 
 /// The constants of one block.
 pub(crate) struct Block<'a> {
+    /// Its number, for traces.
+    index: usize,
     dim: usize,
     drop: u32,
     heads: usize,
@@ -56,6 +59,7 @@ impl<'a> Block<'a> {
         let table: &[i8] = bytemuck::cast_slice(section(Section::GeluTable));
         use Section::*;
         Ok(Self {
+            index: block,
             dim,
             drop: scales.drop,
             heads: file.header.geometry.heads,
@@ -89,11 +93,12 @@ impl<'a> Block<'a> {
     }
 
     /// Adds the attention's output to `tokens`, `[.., dim]`.
-    pub(crate) fn attention(&self, tokens: &mut [i16], mut buffers: AttentionBuffers<'_>) {
+    pub(crate) fn attention(&self, tokens: &mut [i16], mut buffers: AttentionBuffers<'_>, trace: &mut impl Trace) {
         for head in 0..self.heads {
-            self.keys_and_values(head, tokens, &mut buffers);
-            self.attend(head, tokens, &mut buffers);
+            self.keys_and_values(head, tokens, &mut buffers, trace);
+            self.attend(head, tokens, &mut buffers, trace);
         }
+        trace.record(Stage::Attention, self.index, 0, TraceValues::I8(buffers.joined));
         let tile_len = (TILE * self.dim).max(1);
         for (tile, joined) in tokens.chunks_mut(tile_len).zip(buffers.joined.chunks(tile_len)) {
             self.add_layer(&self.proj, joined, tile);
@@ -101,17 +106,24 @@ impl<'a> Block<'a> {
     }
 
     /// Adds the MLP's output to `tokens`, `[.., dim]`.
-    pub(crate) fn mlp(&self, tokens: &mut [i16], buffers: MlpBuffers<'_>) {
+    pub(crate) fn mlp(&self, tokens: &mut [i16], buffers: MlpBuffers<'_>, trace: &mut impl Trace) {
         let hidden_len = self.fc2.inner;
-        for tile in tokens.chunks_mut((TILE * self.dim).max(1)) {
+        for (tile_index, tile) in tokens.chunks_mut((TILE * self.dim).max(1)).enumerate() {
+            let first = tile_index * TILE;
             let normalized = self.norm2.tile(tile, self.dim, buffers.normalized);
+            trace.record(Stage::Norm2, self.index, first * self.dim, TraceValues::I8(normalized));
             self.fc1.apply(normalized, |token, output, value| {
+                let before = saturate_i8(value);
+                let at = (first + token) * hidden_len + output;
+                trace.record(Stage::Fc1, self.index, at, TraceValues::I8(&[before]));
                 if let Some(slot) = buffers.hidden.get_mut(token * hidden_len + output) {
-                    *slot = gelu(self.gelu, saturate_i8(value));
+                    *slot = gelu(self.gelu, before);
                 }
             });
             let count = tile.len() / self.dim.max(1);
-            self.add_layer(&self.fc2, part(buffers.hidden, 0, count * hidden_len), tile);
+            let hidden = part(buffers.hidden, 0, count * hidden_len);
+            trace.record(Stage::Hidden, self.index, first * hidden_len, TraceValues::I8(hidden));
+            self.add_layer(&self.fc2, hidden, tile);
         }
     }
 
@@ -124,7 +136,13 @@ impl<'a> Block<'a> {
         });
     }
 
-    fn keys_and_values(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>) {
+    fn keys_and_values(
+        &self,
+        head: usize,
+        tokens: &[i16],
+        buffers: &mut AttentionBuffers<'_>,
+        trace: &mut impl Trace,
+    ) {
         let count = buffers.scores.len();
         let width = self.dim / self.heads.max(1);
         let keys = self.qkv.outputs(self.dim + head * width, width);
@@ -132,6 +150,9 @@ impl<'a> Block<'a> {
         for (tile_index, tile) in tokens.chunks((TILE * self.dim).max(1)).enumerate() {
             let first = tile_index * TILE;
             let normalized = self.norm1.tile(tile, self.dim, buffers.normalized);
+            if head == 0 {
+                trace.record(Stage::Norm1, self.index, first * self.dim, TraceValues::I8(normalized));
+            }
             keys.apply(normalized, |token, output, value| {
                 if let Some(slot) = buffers.keys.get_mut((first + token) * width + output) {
                     *slot = saturate_i8(value);
@@ -143,9 +164,12 @@ impl<'a> Block<'a> {
                 }
             });
         }
+        let start = head * count * width;
+        trace.record(Stage::Keys, self.index, start, TraceValues::I8(buffers.keys));
+        trace.record(Stage::Values, self.index, start, TraceValues::I8(buffers.values));
     }
 
-    fn attend(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>) {
+    fn attend(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>, trace: &mut impl Trace) {
         let count = buffers.scores.len();
         let width = self.dim / self.heads.max(1);
         let queries = self.qkv.outputs(head * width, width);
@@ -159,11 +183,16 @@ impl<'a> Block<'a> {
                 }
             });
             let in_tile = tile.len() / self.dim.max(1);
+            let first = head * count + tile_index * TILE;
+            let in_use = part(buffers.queries, 0, in_tile * width);
+            trace.record(Stage::Queries, self.index, first * width, TraceValues::I8(in_use));
             for (t, query) in buffers.queries.chunks_exact(width.max(1)).take(in_tile).enumerate() {
                 for (score, key) in buffers.scores.iter_mut().zip(buffers.keys.chunks_exact(width.max(1))) {
                     *score = kernel::dot(query, key);
                 }
                 let sum = softmax_weights(buffers.scores, softmax_multiplier, self.softmax_shift, buffers.weights);
+                let row = TraceValues::I16(buffers.weights);
+                trace.record(Stage::Weights, self.index, (first + t) * count, row);
                 let mean = weighted_mean(sum);
                 let out = part_mut(buffers.joined, (tile_index * TILE + t) * self.dim + head * width, width);
                 let rows = buffers.values.chunks_exact(count.max(1));

@@ -6,6 +6,7 @@ use crate::block::Block;
 use crate::format::{File, HEAD_SECTIONS, Header, Normalization, Pool, Section, section_index};
 use crate::layers::{Linear, Norm};
 use crate::plan::{self, Shared, TILE};
+use crate::trace::{NoTrace, Stage, Trace, TraceValues};
 use crate::views::{I16s, I32s, part};
 use crate::{Error, Geometry};
 
@@ -176,15 +177,33 @@ impl<'a> Encoder<'a> {
     /// [`Error::Length`] or [`Error::Misaligned`] for a slice that does not fit, [`Error::NotANumber`] for an image that
     /// holds a NaN. The outputs are untouched then.
     pub fn encode(&self, image: Image<'_>, scratch: &mut [u8], out: Output<'_>) -> Result<(), Error> {
+        self.encode_traced(image, scratch, out, &mut NoTrace)
+    }
+
+    /// As [`encode`](Self::encode), and shows `trace` what was computed on the way.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_traced(
+        &self,
+        image: Image<'_>,
+        scratch: &mut [u8],
+        out: Output<'_>,
+        trace: &mut impl Trace,
+    ) -> Result<(), Error> {
         let geometry = self.geometry();
         self.check_lengths(image, &out)?;
         let (tokens, mut shared) = plan::split(scratch, geometry, out.outputs())?;
         self.embed(image, tokens, shared.embedding(geometry)?)?;
+        trace.record(Stage::Embedding, 0, 0, TraceValues::I16(tokens));
         for index in 0..geometry.depth {
             let block = Block::read(&self.file, index)?;
             block.rescale(tokens);
-            block.attention(tokens, shared.attention(geometry)?);
-            block.mlp(tokens, shared.mlp(geometry)?);
+            trace.record(Stage::Scaled, index, 0, TraceValues::I16(tokens));
+            block.attention(tokens, shared.attention(geometry)?, trace);
+            trace.record(Stage::Attended, index, 0, TraceValues::I16(tokens));
+            block.mlp(tokens, shared.mlp(geometry)?, trace);
+            trace.record(Stage::Tokens, index, 0, TraceValues::I16(tokens));
         }
         self.write_outputs(tokens, &mut shared, out)
     }

@@ -8,7 +8,7 @@ use crate::plan::TILE;
 
 /// Sum of products.
 #[inline(always)]
-pub(crate) fn dot(a: &[i8], b: &[i8]) -> i32 {
+pub fn dot(a: &[i8], b: &[i8]) -> i32 {
     a.iter()
         .zip(b)
         .fold(0i32, |sum, (&a, &b)| sum.wrapping_add(i32::from(a) * i32::from(b)))
@@ -16,7 +16,7 @@ pub(crate) fn dot(a: &[i8], b: &[i8]) -> i32 {
 
 /// Sum of products of softmax weights and values.
 #[inline(always)]
-pub(crate) fn dot_weights(weights: &[i16], values: &[i8]) -> i32 {
+pub fn dot_weights(weights: &[i16], values: &[i8]) -> i32 {
     weights
         .iter()
         .zip(values)
@@ -26,7 +26,7 @@ pub(crate) fn dot_weights(weights: &[i16], values: &[i8]) -> i32 {
 /// The products of up to [`TILE`] tokens, `[.., inner]`, with every row of `weights`, `[outputs, inner]`: calls
 /// `emit(output, sums)` with one sum for each token (0 for tokens that are not there), output by output.
 #[inline(always)]
-pub(crate) fn tile_products(tokens: &[i8], inner: usize, weights: &[i8], mut emit: impl FnMut(usize, [i32; TILE])) {
+pub fn tile_products(tokens: &[i8], inner: usize, weights: &[i8], mut emit: impl FnMut(usize, [i32; TILE])) {
     let inner = inner.max(1);
     let mut rows = [&tokens[..0]; TILE];
     for (row, token) in rows.iter_mut().zip(tokens.chunks_exact(inner)) {

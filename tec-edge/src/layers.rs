@@ -1,26 +1,31 @@
-//! Linear layers and LayerNorm over a tile of tokens.
+//! Linear layers and LayerNorm over a tile of tokens: the encoder's own, public so that each can be checked by itself.
 
 use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8, scale};
 
 use crate::kernel;
-use crate::views::{I32s, part};
+use crate::views::part;
+
+pub use crate::plan::TILE;
+pub use crate::views::I32s;
 
 /// A linear layer with its requantization.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'a> {
+pub struct Linear<'a> {
     /// `[outputs, inner]`.
-    pub(crate) weight: &'a [i8],
-    pub(crate) inner: usize,
+    pub weight: &'a [i8],
+    /// Inputs of an output.
+    pub inner: usize,
     /// `[outputs]`.
-    pub(crate) bias: I32s<'a>,
+    pub bias: I32s<'a>,
     /// `[outputs]`.
-    pub(crate) multiplier: I32s<'a>,
-    pub(crate) shift: u32,
+    pub multiplier: I32s<'a>,
+    /// Bits that the rounding drops.
+    pub shift: u32,
 }
 
 impl<'a> Linear<'a> {
     /// The layer of `count` outputs from `start` on.
-    pub(crate) fn outputs(&self, start: usize, count: usize) -> Self {
+    pub fn outputs(&self, start: usize, count: usize) -> Self {
         Self {
             weight: part(
                 self.weight,
@@ -36,7 +41,7 @@ impl<'a> Linear<'a> {
     /// Applies the layer to a tile, `[up to TILE, inner]`: calls `emit(token, output, value)` with each rounded value, for
     /// every token of the tile, which saturates it to its type.
     #[inline(always)]
-    pub(crate) fn apply(&self, tile: &[i8], mut emit: impl FnMut(usize, usize, i64)) {
+    pub fn apply(&self, tile: &[i8], mut emit: impl FnMut(usize, usize, i64)) {
         let count = tile.len() / self.inner.max(1);
         let mut constants = self.bias.iter().zip(self.multiplier.iter());
         kernel::tile_products(tile, self.inner, self.weight, |output, sums| {
@@ -52,20 +57,21 @@ impl<'a> Linear<'a> {
 
 /// A LayerNorm with its multipliers.
 #[derive(Clone, Copy)]
-pub(crate) struct Norm<'a> {
+pub struct Norm<'a> {
     /// `[dim]`.
-    pub(crate) multiplier: I32s<'a>,
+    pub multiplier: I32s<'a>,
     /// `[dim]`.
-    pub(crate) offset: I32s<'a>,
+    pub offset: I32s<'a>,
     /// Fractional bits before rounding.
-    pub(crate) bits: u32,
-    pub(crate) epsilon: u64,
+    pub bits: u32,
+    /// What is added to `D·S2 − S1²`.
+    pub epsilon: u64,
 }
 
 impl Norm<'_> {
     /// Calls `emit(slot, value)` for each channel of a token, with the value's fractional bits unrounded.
     #[inline(always)]
-    pub(crate) fn row<T>(&self, token: &[i16], out: &mut [T], mut emit: impl FnMut(&mut T, i64)) {
+    pub fn row<T>(&self, token: &[i16], out: &mut [T], mut emit: impl FnMut(&mut T, i64)) {
         let row = NormRow::new(token, self.epsilon);
         let constants = self.multiplier.iter().zip(self.offset.iter());
         for ((slot, &x), (multiplier, offset)) in out.iter_mut().zip(token).zip(constants) {
@@ -74,7 +80,7 @@ impl Norm<'_> {
     }
 
     /// Normalizes a tile of tokens, `[.., dim]`, to i8; returns the part of `out` that was written.
-    pub(crate) fn tile<'o>(&self, tokens: &[i16], dim: usize, out: &'o mut [i8]) -> &'o [i8] {
+    pub fn tile<'o>(&self, tokens: &[i16], dim: usize, out: &'o mut [i8]) -> &'o [i8] {
         for (token, out) in tokens.chunks_exact(dim.max(1)).zip(out.chunks_exact_mut(dim.max(1))) {
             self.row(token, out, |slot, value| {
                 *slot = saturate_i8(round_shift(value, self.bits))

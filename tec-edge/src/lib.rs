@@ -22,12 +22,14 @@ mod block;
 mod encoder;
 mod error;
 pub mod format;
-mod kernel;
-mod layers;
+pub mod kernel;
+pub mod layers;
 mod plan;
+mod trace;
 mod views;
 
 pub use aligned::{ALIGNMENT, Aligned};
 pub use encoder::{Encoder, Image, Output, OutputKind, Outputs};
 pub use error::Error;
 pub use format::{Geometry, MAGIC, Pool};
+pub use trace::{Stage, Trace, TraceValues};

@@ -17,7 +17,7 @@ use crate::encoder::Outputs;
 use crate::{ALIGNMENT, Error, Geometry};
 
 /// Tokens that share one pass over a layer's weights.
-pub(crate) const TILE: usize = 4;
+pub const TILE: usize = 4;
 
 /// The buffers of the attention phase.
 pub(crate) struct AttentionBuffers<'s> {

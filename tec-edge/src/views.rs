@@ -1,10 +1,15 @@
 //! Constants of the file, read in place whatever the machine's byte order.
 
-/// Little-endian i32.
+/// Little-endian i32, four bytes each.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct I32s<'a>(pub(crate) &'a [u8]);
+pub struct I32s<'a>(pub(crate) &'a [u8]);
 
 impl<'a> I32s<'a> {
+    /// The values in these bytes; a rest of fewer than four is left out.
+    pub const fn from_bytes(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = i32> + use<'a> {
         self.0.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes))
     }
