@@ -1,0 +1,173 @@
+//! The integer operations.
+
+use tec_core::integer;
+use tec_edge::kernel;
+use tec_edge::layers::{I32s, Linear, Norm, TILE};
+
+use crate::operation::Operation;
+use crate::refusal::Refusal;
+use crate::tensors::{Results, Tensors};
+
+pub(crate) fn run(operation: Operation, arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    match operation {
+        Operation::IntegerRound => round(arguments, results),
+        Operation::IntegerScale => scale(arguments, results),
+        Operation::IntegerSqrt => sqrt(arguments, results),
+        Operation::IntegerReciprocal => reciprocal(arguments, results),
+        Operation::IntegerLinear => linear(arguments, results),
+        Operation::IntegerNorm => norm(arguments, results),
+        Operation::IntegerSoftmax => softmax(arguments, results),
+        Operation::IntegerGelu => gelu(arguments, results),
+        Operation::IntegerPixel => pixel(arguments, results),
+        _ => Err(Refusal::Unknown),
+    }
+}
+
+fn round(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let (products, shifts) = (arguments.take::<i64>()?, arguments.take::<u32>()?);
+    let rounded = results.tensor(products.len())?;
+    for ((slot, &product), &shift) in rounded.iter_mut().zip(products).zip(shifts) {
+        *slot = integer::round_shift(product, shift);
+    }
+    Ok(())
+}
+
+fn scale(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let (values, multipliers) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
+    let shifts = arguments.take::<u32>()?;
+    let scaled = results.tensor(values.len())?;
+    for (((slot, &value), &multiplier), &shift) in scaled.iter_mut().zip(values).zip(multipliers).zip(shifts) {
+        *slot = integer::scale(value, multiplier, shift);
+    }
+    limit(scaled, results.tensor(scaled.len())?, integer::saturate_i8);
+    limit(scaled, results.tensor(scaled.len())?, integer::saturate_i16);
+    Ok(())
+}
+
+fn limit<T>(values: &[i64], out: &mut [T], saturate: impl Fn(i64) -> T) {
+    for (slot, &value) in out.iter_mut().zip(values) {
+        *slot = saturate(value);
+    }
+}
+
+fn sqrt(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let values = arguments.take::<u64>()?;
+    for (slot, &value) in results.tensor(values.len())?.iter_mut().zip(values) {
+        *slot = integer::sqrt(value);
+    }
+    Ok(())
+}
+
+fn reciprocal(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let divisors = arguments.take::<u32>()?;
+    let (mantissas, shifts) = (results.tensor(divisors.len())?, results.tensor(divisors.len())?);
+    for ((mantissa, shift), &divisor) in mantissas.iter_mut().zip(shifts).zip(divisors) {
+        let inverse = integer::reciprocal(divisor);
+        (*mantissa, *shift) = (inverse.mantissa, inverse.shift);
+    }
+    Ok(())
+}
+
+fn linear(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let (tokens, weight) = (arguments.take::<i8>()?, arguments.take::<i8>()?);
+    let (bias, multiplier) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
+    let [shift, inner] = arguments.sizes()?;
+    let outputs = bias.len();
+    let layer = Linear {
+        weight,
+        inner,
+        bias: I32s::from_bytes(bytemuck::cast_slice(bias)),
+        multiplier: I32s::from_bytes(bytemuck::cast_slice(multiplier)),
+        shift: shift as u32,
+    };
+    let values = tokens.len() / inner.max(1) * outputs;
+    let (narrow, wide) = (results.tensor(values)?, results.tensor(values)?);
+    let tiles = narrow
+        .chunks_mut((TILE * outputs).max(1))
+        .zip(wide.chunks_mut((TILE * outputs).max(1)));
+    for (tile, (narrow, wide)) in tokens.chunks((TILE * inner).max(1)).zip(tiles) {
+        layer.apply(tile, |token, output, value| {
+            let at = token * outputs + output;
+            if let (Some(narrow), Some(wide)) = (narrow.get_mut(at), wide.get_mut(at)) {
+                (*narrow, *wide) = (integer::saturate_i8(value), integer::saturate_i16(value));
+            }
+        });
+    }
+    Ok(())
+}
+
+fn norm(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let tokens = arguments.take::<i16>()?;
+    let [epsilon] = arguments.numbers::<u64, 1>()?;
+    let (multiplier, offset) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
+    let [bits] = arguments.sizes()?;
+    let dim = multiplier.len().max(1);
+    let norm = Norm {
+        multiplier: I32s::from_bytes(bytemuck::cast_slice(multiplier)),
+        offset: I32s::from_bytes(bytemuck::cast_slice(offset)),
+        bits: bits as u32,
+        epsilon,
+    };
+    let (normalized, affine) = (
+        results.tensor::<i32>(tokens.len())?,
+        results.tensor::<i64>(tokens.len())?,
+    );
+    let narrow = results.tensor::<i8>(tokens.len())?;
+    for (token, out) in tokens.chunks_exact(dim).zip(normalized.chunks_exact_mut(dim)) {
+        let row = integer::NormRow::new(token, epsilon);
+        for (slot, &x) in out.iter_mut().zip(token) {
+            *slot = row.normalize(x);
+        }
+    }
+    for (token, out) in tokens.chunks_exact(dim).zip(affine.chunks_exact_mut(dim)) {
+        norm.row(token, out, |slot, value| *slot = value);
+    }
+    norm.tile(tokens, dim, narrow);
+    Ok(())
+}
+
+fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let scores = arguments.take::<i32>()?;
+    let [multiplier] = arguments.numbers::<i32, 1>()?;
+    let [shift] = arguments.sizes()?;
+    let (values, multipliers) = (arguments.take::<i8>()?, arguments.take::<i32>()?);
+    let [out_shift, count] = arguments.sizes()?;
+    let (rows, width) = (scores.len() / count.max(1), multipliers.len());
+    let (weights, sums) = (results.tensor::<i16>(rows * count)?, results.tensor::<u32>(rows)?);
+    let (means, out) = (
+        results.tensor::<i32>(rows * width)?,
+        results.tensor::<i8>(rows * width)?,
+    );
+    let mut slots = means.iter_mut().zip(out);
+    let each = scores
+        .chunks_exact(count.max(1))
+        .zip(weights.chunks_exact_mut(count.max(1)));
+    for ((scores, weights), sum) in each.zip(sums) {
+        *sum = integer::softmax_weights(scores, multiplier, shift as u32, weights);
+        let mean = integer::weighted_mean(*sum);
+        let channels = values.chunks_exact(count.max(1)).zip(multipliers);
+        for ((slot, out), (values, &multiplier)) in slots.by_ref().take(width).zip(channels) {
+            *slot = mean(kernel::dot_weights(weights, values));
+            *out = integer::saturate_i8(integer::scale(*slot, multiplier, out_shift as u32));
+        }
+    }
+    Ok(())
+}
+
+fn gelu(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let table = arguments.numbers::<i8, { integer::GELU_TABLE_LEN }>()?;
+    let x = arguments.take::<i8>()?;
+    for (slot, &x) in results.tensor(x.len())?.iter_mut().zip(x) {
+        *slot = integer::gelu(&table, x);
+    }
+    Ok(())
+}
+
+fn pixel(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let values = arguments.take::<f32>()?;
+    let [std, mean] = arguments.numbers::<f32, 2>()?;
+    for (slot, &value) in results.tensor(values.len())?.iter_mut().zip(values) {
+        *slot = integer::pixel_from_f32(value, 255.0 * std, 255.0 * mean).map_or(-1, i16::from);
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! From reset to `run`, for each kind of processor.
+
+use core::ptr::addr_of_mut;
+
+/// Kept free for the stack.
+const STACK: usize = 64 * 1024;
+
+unsafe extern "C" {
+    /// The end of the program's own data.
+    static mut __sheap: u8;
+    /// The end of RAM, where the stack begins.
+    static mut _stack_start: u8;
+}
+
+/// The memory between the program's data and its stack, from a 16-byte boundary on.
+///
+/// # Safety
+/// To be called once: the slice is the only one to this memory.
+unsafe fn memory() -> &'static mut [u8] {
+    let start = addr_of_mut!(__sheap);
+    let end = addr_of_mut!(_stack_start) as usize;
+    let skip = start.align_offset(16);
+    let len = end.saturating_sub(start as usize + skip + STACK);
+    // SAFETY: the linker script puts nothing between these addresses, the stack stays within STACK bytes of the end, and
+    // the caller sees to it that this happens once.
+    unsafe { core::slice::from_raw_parts_mut(start.add(skip), len / 16 * 16) }
+}
+
+#[cfg(target_arch = "arm")]
+mod cortex_m {
+    use cortex_m_rt::{ExceptionFrame, entry, exception};
+
+    #[entry]
+    fn main() -> ! {
+        // SAFETY: the entry point runs once.
+        crate::run(unsafe { super::memory() })
+    }
+
+    /// A fault ends the run instead of spinning.
+    #[exception]
+    unsafe fn HardFault(_: &ExceptionFrame) -> ! {
+        crate::fail(b"hard fault")
+    }
+}
+
+#[cfg(target_arch = "riscv32")]
+mod riscv {
+    #[riscv_rt::entry]
+    fn main() -> ! {
+        // SAFETY: the entry point runs once.
+        crate::run(unsafe { super::memory() })
+    }
+
+    /// A fault ends the run instead of spinning.
+    #[unsafe(export_name = "ExceptionHandler")]
+    extern "C" fn exception(_: &riscv_rt::TrapFrame) -> ! {
+        crate::fail(b"exception")
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    // The stack, the vector unit (which is off at reset), a table of exceptions that all end the run, and cleared statics
+    // are not needed: QEMU loads the program into cleared memory.
+    core::arch::global_asm!(
+        ".section .text.start, \"ax\"",
+        ".global _start",
+        "_start:",
+        "ldr x0, =_stack_start",
+        "mov sp, x0",
+        "mov x0, #(3 << 20)",
+        "msr cpacr_el1, x0",
+        "ldr x0, =vectors",
+        "msr vbar_el1, x0",
+        "isb",
+        "bl {main}",
+        ".balign 2048",
+        "vectors:",
+        ".rept 16",
+        "b {fault}",
+        ".balign 128",
+        ".endr",
+        main = sym main,
+        fault = sym fault,
+    );
+
+    extern "C" fn main() -> ! {
+        // SAFETY: the entry point runs once.
+        crate::run(unsafe { super::memory() })
+    }
+
+    extern "C" fn fault() -> ! {
+        crate::fail(b"exception")
+    }
+}
+
+/// What the device calls itself: the processor it was built for.
+pub const NAME: &str = match option_env!("TEC_DEVICE") {
+    Some(name) => name,
+    None if cfg!(target_arch = "riscv32") => "riscv32imac",
+    None if cfg!(target_arch = "aarch64") => "aarch64",
+    None => "cortex-m",
+};
