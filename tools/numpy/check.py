@@ -87,7 +87,8 @@ def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iter
         prefix = f"{image}."
         inputs = [key for key in (f"{prefix}pixels", f"{prefix}normalized") if key in tensors]
         computed = encode(constants, tensors[inputs[0]])
-        expected = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix) and key not in inputs}
+        names = [key for key in tensors if key.startswith(prefix) and key not in inputs]
+        expected = {key[len(prefix) :]: tensors[key] for key in names}
         for stage in [*computed, *(key for key in expected if key not in computed)]:
             group = groups.setdefault(stage, Group())
             group.cases += 1
@@ -99,13 +100,16 @@ def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iter
 
 def check(directory: Path) -> int:
     """Prints the report of a directory's files; the number of differing values."""
-    files = [path for path in sorted(directory.glob("*.safetensors")) if re.fullmatch(r"integer|encoder_\w+", path.stem)]
+    files = sorted(directory.glob("*.safetensors"))
+    files = [path for path in files if re.fullmatch(r"integer|encoder_\w+", path.stem)]
     if not files:
         raise SystemExit(f"{directory}: no vector files of the integer encoder")
     differing = values = 0
     for path in files:
         tensors, metadata = load(path)
-        for name, group in check_integer(tensors) if path.stem == "integer" else check_encoder(path.stem, tensors, metadata):
+        integer = path.stem == "integer"
+        groups = check_integer(tensors) if integer else check_encoder(path.stem, tensors, metadata)
+        for name, group in groups:
             print(group.line(name))
             differing += group.differing
             values += group.values

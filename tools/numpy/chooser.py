@@ -1,8 +1,8 @@
 """Makes small encoders: random weights, and multipliers chosen from what the values of some images turn out to be.
 
-Nothing here is part of the encoder's definition; any constants the file allows would do. Choosing them layer by layer makes the
-values of every layer spread over the range they have, instead of vanishing or saturating, or saturate where that is asked for.
-Only integers are used, so that the same seed gives the same encoder everywhere.
+Nothing here is part of the encoder's definition; any constants the file allows would do. Choosing them layer by layer
+makes the values of every layer spread over the range they have, instead of vanishing or saturating, or saturate where
+that is asked for. Only integers are used, so that the same seed gives the same encoder everywhere.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder import Constants, embedding, encode_block, heads_of, means_of, patch_inputs, scores_of
-from operations import attended, gelu, norm, normalized, sums
+from encoder import Constants, embedding, encode_block, heads_of, means_of, norm_of, patch_inputs, scores_of
+from encoder_file import GEOMETRY
+from operations import attended, gelu, normalized, sums
 from rounding import Ints, clamp8, rounded
 
 Random = np.random.Generator
@@ -80,7 +81,9 @@ def fitting(random: Random, values: Ints, target: int) -> tuple[NDArray[np.int32
     return (np.array(chosen) * signs).astype(np.int32), shift
 
 
-def choose_linear(random: Random, into: Constants, layer: str, inputs: NDArray, outputs: tuple[int, ...], target: int) -> None:
+def choose_linear(
+    random: Random, into: Constants, layer: str, inputs: NDArray, outputs: tuple[int, ...], target: int
+) -> None:
     """Weights, biases, multipliers and shift of a layer for inputs i8 [T, K]; the weights' shape is `outputs` + [K]."""
     count = int(np.prod(outputs))
     width = inputs.shape[1]
@@ -125,12 +128,12 @@ def choose_softmax(random: Random, scores: list[Ints]) -> tuple[NDArray[np.int32
 def choose_block(random: Random, plan: Plan, constants: Constants, number: int, tokens: list[NDArray]) -> Constants:
     """The constants of a block for the tokens i16 [N, D] of some images."""
     dim, target = plan.dim, plan.bytes_target
-    block: Constants = {"drop": plan.drops[number], "epsilon": int(random.integers(1, 1 << int(random.integers(1, 40))))}
+    epsilon_bits = int(random.integers(1, 40))
+    block: Constants = {"drop": plan.drops[number], "epsilon": int(random.integers(1, 1 << epsilon_bits))}
     scaled = [rounded(t, block["drop"]).astype(np.int16) for t in tokens]
 
     choose_norm(random, block, "norm1", np.concatenate(scaled), int(random.integers(24, 43)), target)
-    names = ("epsilon", "norm1_multipliers", "norm1_offsets", "norm1_bits")
-    q = [norm(t, *(block[name] for name in names)) for t in scaled]
+    q = [norm_of(block, "norm1", t) for t in scaled]
     choose_linear(random, block, "qkv", np.concatenate(q), (3, plan.heads, dim // plan.heads), target)
 
     qkv = [heads_of(constants, block, x) for x in q]
@@ -146,8 +149,7 @@ def choose_block(random: Random, plan: Plan, constants: Constants, number: int, 
     after = np.clip(after, -32768, 32767)
 
     choose_norm(random, block, "norm2", after, int(random.integers(24, 43)), target)
-    names = ("epsilon", "norm2_multipliers", "norm2_offsets", "norm2_bits")
-    q2 = norm(after.astype(np.int16), *(block[name] for name in names))
+    q2 = norm_of(block, "norm2", after.astype(np.int16))
     choose_linear(random, block, "fc1", q2, (plan.hidden,), target)
     inner = sums(q2, block["fc1_weights"], block["fc1_biases"]) * block["fc1_multipliers"]
     block["gelu_table"] = choose_table(random, plan.table)
@@ -159,9 +161,9 @@ def choose_block(random: Random, plan: Plan, constants: Constants, number: int, 
 def choose_encoder(random: Random, plan: Plan, images: list[NDArray[np.uint8]]) -> Constants:
     """The constants of an encoder for images u8 [S, S, C]."""
     dim, patch, channels = plan.dim, plan.patch_size, plan.channels
+    planned = (*GEOMETRY, "name", "embedding", "class_bits", "mean_bits", "patch_bits")
     constants: Constants = {
-        **{name: getattr(plan, name) for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads", "hidden")},
-        **{name: getattr(plan, name) for name in ("name", "embedding", "class_bits", "mean_bits", "patch_bits")},
+        **{name: getattr(plan, name) for name in planned},
         "mean_kind": 0,
         "residual_bits": 10,
         "mean": np.array(plan.mean, dtype=np.float32),

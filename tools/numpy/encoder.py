@@ -1,7 +1,7 @@
 """The whole encoder of docs/integer-encoder.md, with every layer's values (section "Layers by name").
 
-The constants are the dictionary of `encoder_file.py`. S image size, C channels, L patches, N = L + 1 tokens, D width, H heads,
-W = D / H.
+The constants are the dictionary of `encoder_file.py`. S image size, C channels, L patches, N = L + 1 tokens, D width, H
+heads, W = D / H.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Trace = dict[str, NDArray]
 
 def pixels_from_normalized(constants: Constants, image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Section "Input": f32 [S, S, C] → u8 [S, S, C]; raises where the document says error."""
-    channels = [pixels_of(image[:, :, c], constants["std"][c], constants["mean"][c]) for c in range(constants["channels"])]
-    pixels = np.stack(channels, axis=2)
+    std, mean = constants["std"], constants["mean"]
+    pixels = np.stack([pixels_of(image[:, :, c], std[c], mean[c]) for c in range(constants["channels"])], axis=2)
     if (pixels < 0).any():
         raise ValueError("the image has values that are not numbers")
     return pixels.astype(np.uint8)
@@ -40,9 +40,15 @@ def patch_inputs(constants: Constants, pixels: NDArray[np.uint8]) -> NDArray[np.
 def embedding(constants: Constants, inputs: NDArray[np.int8]) -> NDArray[np.int16]:
     """Section "Embedding": i8 [L, P·P·C] → tokens i16 [N, D]."""
     weights = constants["patch_weights"].reshape(constants["dim"], -1)
-    projected = linear(inputs, weights, constants["patch_biases"], constants["patch_multipliers"], constants["patch_shift"])
+    names = ("patch_biases", "patch_multipliers", "patch_shift")
+    projected = linear(inputs, weights, *(constants[name] for name in names))
     patches = clamp16(plus(constants["positions"], clamp16(projected)))
     return np.concatenate([constants["class_token"][None, :], patches])
+
+
+def norm_of(block: Constants, layer: str, tokens: NDArray[np.int16]) -> NDArray[np.int8]:
+    """Steps 2 and 6, `layer` norm1 or norm2: tokens i16 [N, D] → i8 [N, D]."""
+    return norm(tokens, block["epsilon"], *(block[f"{layer}_{what}"] for what in ("multipliers", "offsets", "bits")))
 
 
 def heads_of(constants: Constants, block: Constants, q: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -58,7 +64,9 @@ def scores_of(queries: NDArray[np.int8], keys: NDArray[np.int8]) -> NDArray[np.i
     return matmul(queries, ints(keys).transpose(0, 2, 1))
 
 
-def means_of(constants: Constants, block: Constants, qkv: NDArray[np.int8]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+def means_of(
+    constants: Constants, block: Constants, qkv: NDArray[np.int8]
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
     """Step 4 up to the mean: i8 [3, H, N, W] → weights i16 [H, N, N] and means [N, D], head by head."""
     queries, keys, values = qkv
     scores = scores_of(queries, keys)
@@ -77,12 +85,12 @@ def residual(tokens: NDArray[np.int16], q: NDArray[np.int8], block: Constants, l
 def encode_block(constants: Constants, block: Constants, tokens: NDArray[np.int16]) -> Trace:
     """Section "Block": tokens i16 [N, D] → the block's stages; `tokens` of the result enter the next block."""
     scaled = rounded(tokens, block["drop"]).astype(np.int16)
-    norm1 = norm(scaled, block["epsilon"], block["norm1_multipliers"], block["norm1_offsets"], block["norm1_bits"])
+    norm1 = norm_of(block, "norm1", scaled)
     qkv = heads_of(constants, block, norm1)
     weights, means = means_of(constants, block, qkv)
     attention = attended(means, block["attention_multipliers"], block["attention_shift"])
     after_attention = residual(scaled, attention, block, "proj")
-    norm2 = norm(after_attention, block["epsilon"], block["norm2_multipliers"], block["norm2_offsets"], block["norm2_bits"])
+    norm2 = norm_of(block, "norm2", after_attention)
     fc1 = clamp8(linear(norm2, block["fc1_weights"], block["fc1_biases"], block["fc1_multipliers"], block["fc1_shift"]))
     hidden = gelu(fc1, block["gelu_table"])
     return {
@@ -118,7 +126,10 @@ def outputs(constants: Constants, tokens: NDArray[np.int16]) -> Trace:
 
 
 def encode(constants: Constants, image: NDArray) -> Trace:
-    """Image u8 or normalized f32 [S, S, C] → every stage by name, `embedding`, `block.B.STAGE`, `class`, `mean`, `patches`."""
+    """Every stage of an image, u8 or normalized f32 [S, S, C]: embedding, block.B.STAGE, class, mean, patches.
+
+    Their shapes are in section "Layers by name".
+    """
     pixels = image if image.dtype == np.uint8 else pixels_from_normalized(constants, image)
     tokens = embedding(constants, patch_inputs(constants, pixels))
     trace = {"embedding": tokens}

@@ -1,8 +1,8 @@
 """Reader and writer of `encoder.tec`: docs/encoder-file.md.
 
-Both use one dictionary of constants. Its keys are the numbers of the header (`HEADER_NUMBERS`, `mean`, `std`, `name`), the
-sections outside the blocks by name, and `blocks`, a list of dictionaries with the numbers of the scales (`SCALES`, `epsilon`)
-and the sections of a block by name. Arrays have the document's types and shapes.
+Both use one dictionary of constants. Its keys are the numbers of the header (`HEADER_NUMBERS`, `mean`, `std`, `name`),
+the sections outside the blocks by name, and `blocks`, a list of dictionaries with the numbers of the scales (`SCALES`,
+`epsilon`) and the sections of a block by name. Arrays have the document's types and shapes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ HEADER_LENGTH = 144
 ENTRY_LENGTH = 16
 GEOMETRY = ("image_size", "patch_size", "channels", "dim", "depth", "heads", "hidden")
 HEADER_NUMBERS = GEOMETRY + (
-    "embedding", "mean_kind", "epsilon", "residual_bits", "class_bits", "mean_bits", "patch_bits", "patch_shift", "norm_bits",
+    "embedding", "mean_kind", "epsilon", "residual_bits", "class_bits", "mean_bits", "patch_bits", "patch_shift",
+    "norm_bits",
 )
 HEADER = struct.Struct("<8s4I9IQ4b4B3f3fI40s")
 SCALES = (
-    "norm1_bits", "qkv_shift", "softmax_shift", "attention_shift", "proj_shift", "norm2_bits", "fc1_shift", "fc2_shift", "drop",
+    "norm1_bits", "qkv_shift", "softmax_shift", "attention_shift", "proj_shift", "norm2_bits", "fc1_shift", "fc2_shift",
+    "drop",
 )
 SCALES_SECTION = struct.Struct("<9B7sQ8s")
 
@@ -88,7 +90,8 @@ def check_numbers(constants: Constants) -> None:
     within(shift, 1, 62, "shift of the mean")
     for what in ("mean", "std"):
         values = np.asarray(h[what], dtype=np.float32)
-        require(values.shape == (h["channels"],) and bool(np.isfinite(values).all()), f"{what}: a finite number a channel")
+        finite = values.shape == (h["channels"],) and bool(np.isfinite(values).all())
+        require(finite, f"{what}: a finite number a channel")
     smallest = np.finfo(np.float32).smallest_normal
     require(bool((np.asarray(h["std"], dtype=np.float32) >= smallest).all()), "std: positive, normal")
     within(len(h["name"].encode()), 0, 255, "bytes of the name")
@@ -193,7 +196,8 @@ def write(constants: Constants) -> bytes:
     numbers = [constants[name] for name in HEADER_NUMBERS]
     header = HEADER.pack(
         MAGIC, 1, end, 0, 0, *numbers, len(constants["name"].encode()), 0,
-        *(float(v) for v in constants["mean"]), *unused, *(float(v) for v in constants["std"]), *unused, len(sections), b"",
+        *(float(v) for v in constants["mean"]), *unused, *(float(v) for v in constants["std"]), *unused,
+        len(sections), b"",
     )
     data = header + table + body
     assert len(data) == end

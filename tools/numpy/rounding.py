@@ -1,7 +1,7 @@
 """Exact integer functions: docs/integer-encoder.md, section "Rounding".
 
-Arrays are int64. Every function that could leave 64 bits looks at the values it got, in Python's unbounded integers, and raises
-instead of wrapping around.
+Arrays are int64. Every function that could leave 64 bits looks at the values it got, in Python's unbounded integers,
+and raises instead of wrapping around.
 """
 
 from __future__ import annotations
