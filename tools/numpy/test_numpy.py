@@ -169,6 +169,34 @@ class Vectors(unittest.TestCase):
                 self.assertEqual((mean, out), (case["mean"][t].tolist(), case["out"][t].tolist()))
 
 
+class Encoders(unittest.TestCase):
+    """What the made encoders are made for."""
+
+    def stages(self, number: int) -> dict[str, np.ndarray]:
+        """Values of each stage, all images in one."""
+        tensors, _ = vectors.encoder_tensors(*vectors.made_encoder(vectors.DEFAULT_SEED, number))
+        stages: dict[str, list[np.ndarray]] = {}
+        for name, value in tensors.items():
+            image, _, stage = name.partition(".")
+            if image.isdigit() and stage not in ("pixels", "normalized"):
+                stages.setdefault(stage, []).append(value.ravel())
+        return {name: np.concatenate(values) for name, values in stages.items()}
+
+    def test_saturation_at_both_ends(self) -> None:
+        for name, values in self.stages(3).items():
+            limits = np.iinfo(values.dtype)
+            if not name.endswith(("weights", "hidden", "block.1.scaled")):
+                self.assertEqual((values.min(), values.max()), (limits.min, limits.max), name)
+
+    def test_spread(self) -> None:
+        for number in (0, 1):
+            for name, values in self.stages(number).items():
+                limits = np.iinfo(values.dtype)
+                at_limits = float(((values == limits.min) | (values == limits.max)).mean())
+                self.assertLess(at_limits, 0.15, name)
+                self.assertGreater(len(np.unique(values)), 25, name)
+
+
 class Files(unittest.TestCase):
     def test_round_trip(self) -> None:
         for number in range(len(vectors.PLANS)):
