@@ -112,10 +112,10 @@ def linear_cases(random: Random) -> Iterator[Case]:
             yield linear_case(np.full((t, k), q), np.full((3, k), w), ends, [I32_MAX, I32_MIN, 1 << 20], 55)
     tokens = random.integers(-128, 128, (4, 20))
     weight = random.integers(-127, 128, (8, 20))
-    bias = [1 << 30, -(1 << 30), 1 << 30, -(1 << 30), 1000, -1000, 0, 77]
-    multiplier = [I32_MAX, I32_MAX, I32_MIN, I32_MIN, 0, 1, -1, 3]
+    biases = [1 << 30, -(1 << 30), 1 << 30, -(1 << 30), 1000, -1000, 0, 77]
+    multipliers = [I32_MAX, I32_MAX, I32_MIN, I32_MIN, 0, 1, -1, 3]
     for shift in (0, 1, 31, 44, 46, 53, 55, 61, 62):
-        yield linear_case(tokens, weight, bias, multiplier, shift)
+        yield linear_case(tokens, weight, biases, multipliers, shift)
 
 
 def norm_case(tokens: ArrayLike, epsilon: int, multiplier: ArrayLike, offset: ArrayLike, bits: int) -> Case:

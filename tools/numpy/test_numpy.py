@@ -113,6 +113,8 @@ class Operations(unittest.TestCase):
 class Vectors(unittest.TestCase):
     """Golden vectors against the formulas once more, in unbounded integers, one number at a time."""
 
+    tensors: dict[str, np.ndarray]
+
     @classmethod
     def setUpClass(cls) -> None:
         cls.tensors = vectors.integer_tensors(vectors.DEFAULT_SEED)
