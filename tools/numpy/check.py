@@ -1,4 +1,4 @@
-"""Recomputes the integer encoder's golden vectors from their inputs and compares every value.
+"""Recomputes the golden vectors of noise and of the integer encoder from their inputs and compares every value.
 
     python tools/numpy/check.py [DIR]
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 import encoder_file
+import noise
 from encoder import encode
 from integer_vectors import EXPECTED
 
@@ -49,6 +50,19 @@ def load(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata of a file."""
     with safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def check_noise(tensors: Tensors) -> Iterator[tuple[str, Group]]:
+    """One group."""
+    group, cases = Group(), {}
+    for name, tensor in tensors.items():
+        number, what = name.split(".")
+        cases.setdefault(int(number), {})[what] = tensor
+    for case in cases.values():
+        group.cases += 1
+        for name, computed in noise.expected(case).items():
+            group.compare(case.get(name), computed)
+    yield "noise", group
 
 
 def check_integer(tensors: Tensors) -> Iterator[tuple[str, Group]]:
@@ -101,14 +115,18 @@ def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iter
 def check(directory: Path) -> int:
     """Prints the report of a directory's files; the number of differing values."""
     files = sorted(directory.glob("*.safetensors"))
-    files = [path for path in files if re.fullmatch(r"integer|encoder_\w+", path.stem)]
+    files = [path for path in files if re.fullmatch(r"noise|integer|encoder_\w+", path.stem)]
     if not files:
         raise SystemExit(f"{directory}: no vector files of the integer encoder")
     differing = values = 0
     for path in files:
         tensors, metadata = load(path)
-        integer = path.stem == "integer"
-        groups = check_integer(tensors) if integer else check_encoder(path.stem, tensors, metadata)
+        if path.stem == "noise":
+            groups = check_noise(tensors)
+        elif path.stem == "integer":
+            groups = check_integer(tensors)
+        else:
+            groups = check_encoder(path.stem, tensors, metadata)
         for name, group in groups:
             print(group.line(name))
             differing += group.differing

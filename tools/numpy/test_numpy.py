@@ -17,6 +17,7 @@ import numpy as np
 
 import check
 import encoder_file
+import noise
 import operations as op
 import vectors
 from encoder import encode
@@ -108,6 +109,15 @@ class Operations(unittest.TestCase):
         x[0, 5] = -32768
         n = op.normalized(x, 1)
         self.assertTrue(1 << 27 < int(np.abs(n).max()) < 157 << 20)
+
+
+class Noise(unittest.TestCase):
+    def test_known_answers(self) -> None:
+        """Random123's known answers of Philox4x32-10."""
+        self.assertEqual(noise.philox((0, 0, 0, 0), (0, 0)), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8))
+        ones = 0xFFFFFFFF
+        expected = (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
+        self.assertEqual(noise.philox((ones,) * 4, (ones, ones)), expected)
 
 
 class Vectors(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""Writes the golden vectors of the integer encoder.
+"""Writes the golden vectors of noise and of the integer encoder.
 
     python tools/numpy/vectors.py --out DIR [--seed N] [--encoder FILE [--image-seed N] [--images N]]
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 import encoder_file
+import noise
 from chooser import Plan, choose_encoder
 from encoder import Constants, encode
 from integer_vectors import EXPECTED, INPUTS
@@ -102,6 +103,12 @@ def file_bytes(tensors: Tensors, metadata: dict[str, object]) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def noise_tensors(seed: int) -> Tensors:
+    """The tensors of noise.safetensors."""
+    cases = enumerate(noise.inputs(stream(seed, 300)))
+    return {f"{n}.{name}": value for n, case in cases for name, value in {**case, **noise.expected(case)}.items()}
+
+
 def integer_tensors(seed: int) -> Tensors:
     """The tensors of integer.safetensors."""
     tensors: Tensors = {}
@@ -140,7 +147,7 @@ def encoder_bytes(path: Path) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the golden vectors of the integer encoder.")
+    parser = argparse.ArgumentParser(description="Write the golden vectors of noise and of the integer encoder.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write to")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--encoder", type=Path, help="also write encoder_trained.safetensors, from this encoder.tec")
@@ -157,6 +164,7 @@ def main() -> None:
         print(f"{name}.safetensors: {len(tensors)} tensors, {len(data)} bytes")
 
     trained = encoder_bytes(arguments.encoder) if arguments.encoder else None
+    put("noise", noise_tensors(arguments.seed), {"seed": arguments.seed})
     put("integer", integer_tensors(arguments.seed), {"seed": arguments.seed})
     for number in range(len(PLANS)):
         put(f"encoder_{number}", *encoder_tensors(*made_encoder(arguments.seed, number)))

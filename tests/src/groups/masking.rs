@@ -43,24 +43,30 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `N.seed` u64 `[1]`, `N.place` u32 `[3]` (epoch, sample, stream), `N.words` u32, `N.uniform` f32.
+/// Noise of samples, and the masks that follow from it.
 pub(super) fn noise(session: &mut Session<'_>) -> Result<()> {
     let goldens = session.goldens()?;
     for number in 0..goldens.cases("") {
         let case = number.to_string();
         let tensor = |name: &str| goldens.data(&format!("{number}.{name}"));
-        let words = tensor("words")?;
-        let mut place = match tensor("place")? {
-            Data::U32(place) => place.clone(),
-            _ => Vec::new(),
+        let (Data::U32(place), Data::U32(patches)) = (tensor("place")?, tensor("patches")?) else {
+            return Err(goldens.error(format!("{number}.place and {number}.patches must be u32")));
         };
-        place.push(words.len() as u32);
-        let arguments = [tensor("seed")?.clone(), Data::from(place)];
-        if let Some(answer) = session.integers(&case, Operation::Noise, &arguments) {
-            session.record.case();
+        let place = Data::from([place.as_slice(), patches.as_slice()].concat());
+        let Some(answer) = session.integers(&case, Operation::Noise, &[tensor("seed")?.clone(), place]) else {
+            continue;
+        };
+        session.record.case();
+        let mut results = Results(answer.results.iter());
+        session.record.same(&case, "words", &results.next(), tensor("words")?);
+        let uniform = results.next();
+        session.record.same(&case, "uniform", &uniform, tensor("uniform")?);
+        let arguments = [uniform, tensor("keep")?.clone()];
+        if let Some(answer) = session.integers(&case, Operation::Mask, &arguments) {
             let mut results = Results(answer.results.iter());
-            session.record.same(&case, "words", &results.next(), words);
-            session.record.same(&case, "uniform", &results.next(), tensor("uniform")?);
+            for name in ["order", "restore", "removed"] {
+                session.record.same(&case, name, &results.next(), tensor(name)?);
+            }
         }
     }
     Ok(())
