@@ -15,14 +15,17 @@ pub use crate::lanes::dot;
 #[inline(always)]
 pub fn linear(x: &[f32], width: usize, weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result<()> {
     at_least("width", width, 1)?;
-    let rows = whole_rows("x", x, width)?;
+    let count = whole_rows("x", x, width)?;
     let outputs = whole_rows("weight", weight, width)?;
     length("bias", bias.map_or(outputs, <[f32]>::len), outputs)?;
-    length("out", out.len(), rows.saturating_mul(outputs))?;
+    length("out", out.len(), count.saturating_mul(outputs))?;
     if outputs == 0 {
         return Ok(());
     }
-    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(outputs)) {
+    let mut rows = x.chunks_exact(width);
+    for out in out.chunks_exact_mut(outputs) {
+        // There are as many. A zip of the two divides by both widths, of which the optimizer may forget that they are not zero.
+        let x = rows.next().unwrap_or(&[]);
         for (out, weight) in out.iter_mut().zip(weight.chunks_exact(width)) {
             *out = dot(x, weight);
         }

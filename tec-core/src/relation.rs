@@ -138,8 +138,10 @@ pub fn target_rows(logits: &[f32], heads: usize, patches: usize, index: &[u32], 
         });
     }
     let queries = core::iter::once(0).chain(index.iter().map(|&patch| patch as usize + 1));
-    for (query, rows) in queries.zip(picked.chunks_exact_mut(heads * patches)) {
-        for (logits, row) in logits.chunks_exact(tokens * tokens).zip(rows.chunks_exact_mut(patches)) {
+    // Not zero, which the optimizer does not see.
+    let (rows_len, head_len) = ((heads * patches).max(1), (tokens * tokens).max(1));
+    for (query, rows) in queries.zip(picked.chunks_exact_mut(rows_len)) {
+        for (logits, row) in logits.chunks_exact(head_len).zip(rows.chunks_exact_mut(patches)) {
             let columns = logits.iter().skip(query * tokens + 1);
             for (out, &logit) in row.iter_mut().zip(columns) {
                 *out = logit;
