@@ -96,6 +96,28 @@ pub(crate) fn sum_by3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32)
     combine(partial)
 }
 
+/// The sums down the columns of `[rows, width]` for the eight channels from `start`, of `f(row, channel − start, value)`;
+/// row i goes to lane i mod 8. The width must not be zero, which the callers have checked.
+#[inline(always)]
+pub(crate) fn column_sums(x: &[f32], width: usize, start: usize, f: impl Fn(usize, usize, f32) -> f32) -> [f32; LANES] {
+    let end = width.min(start.saturating_add(LANES));
+    // partial[lane][channel]
+    let mut partial = [[0.0f32; LANES]; LANES];
+    for (eight, rows) in x.chunks(width.saturating_mul(LANES)).enumerate() {
+        for (lane, (sums, row)) in partial.iter_mut().zip(rows.chunks_exact(width)).enumerate() {
+            let row_number = LANES * eight + lane;
+            for (channel, (sum, &value)) in sums.iter_mut().zip(row.get(start..end).unwrap_or(&[])).enumerate() {
+                *sum += f(row_number, channel, value);
+            }
+        }
+    }
+    let mut totals = [0.0; LANES];
+    for (channel, total) in totals.iter_mut().enumerate() {
+        *total = combine(partial.map(|sums| sums.get(channel).copied().unwrap_or(0.0)));
+    }
+    totals
+}
+
 /// The sum of values that come one by one; the same bits as [`sum`] of them in a slice.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Accumulator {

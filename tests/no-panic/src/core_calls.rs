@@ -110,6 +110,16 @@ fn sums() {
 
 fn linears() {
     used(linear::linear(some(), size(), some(), unknown(Some(some())), some()));
+    let grad_bias = unknown(Some(some()));
+    used(linear::linear_backward(
+        some(),
+        size(),
+        some(),
+        some(),
+        some(),
+        some(),
+        grad_bias,
+    ));
 }
 
 fn losses() {
