@@ -16,8 +16,6 @@ use tec_core::{activation, norm, relation, softmax};
 
 /// Elements of every tensor: 96 rows of attention to 196 patches, 49 rows 384 wide.
 const LEN: usize = 18_816;
-const PATCHES: usize = 196;
-const WIDTH: usize = 384;
 const ROUNDS: usize = 41;
 /// Calls for one time.
 const CALLS: usize = 20;
@@ -27,6 +25,10 @@ const COUNTED: usize = 10;
 type Kernel = fn(&Inputs, &mut [f32]);
 
 struct Inputs {
+    /// 196, which the optimizer does not know.
+    patches: usize,
+    /// 384, likewise.
+    width: usize,
     x: Vec<f32>,
     up: Vec<f32>,
     weight: Vec<f32>,
@@ -125,26 +127,26 @@ cases! {
 
     softmax: |inputs, out|
     ours {
-        for (x, out) in inputs.x.chunks_exact(PATCHES).zip(out.chunks_exact_mut(PATCHES)) {
+        for (x, out) in inputs.x.chunks_exact(inputs.patches).zip(out.chunks_exact_mut(inputs.patches)) {
             softmax::softmax(x, 0.125, out).expect("equal lengths");
         }
     }
     libm {
-        for (x, out) in inputs.x.chunks_exact(PATCHES).zip(out.chunks_exact_mut(PATCHES)) {
+        for (x, out) in inputs.x.chunks_exact(inputs.patches).zip(out.chunks_exact_mut(inputs.patches)) {
             plain_softmax(x, 0.125, out);
         }
     }
 
     softmax_backward: |inputs, out|
     ours {
-        let rows = inputs.x.chunks_exact(PATCHES).zip(inputs.up.chunks_exact(PATCHES));
-        for ((p, up), out) in rows.zip(out.chunks_exact_mut(PATCHES)) {
+        let rows = inputs.x.chunks_exact(inputs.patches).zip(inputs.up.chunks_exact(inputs.patches));
+        for ((p, up), out) in rows.zip(out.chunks_exact_mut(inputs.patches)) {
             softmax::softmax_backward(p, up, 0.125, out).expect("equal lengths");
         }
     }
     libm {
-        let rows = inputs.x.chunks_exact(PATCHES).zip(inputs.up.chunks_exact(PATCHES));
-        for ((p, up), out) in rows.zip(out.chunks_exact_mut(PATCHES)) {
+        let rows = inputs.x.chunks_exact(inputs.patches).zip(inputs.up.chunks_exact(inputs.patches));
+        for ((p, up), out) in rows.zip(out.chunks_exact_mut(inputs.patches)) {
             let mean: f32 = p.iter().zip(up).map(|(p, up)| p * up).sum();
             for ((out, p), up) in out.iter_mut().zip(p).zip(up) {
                 *out = 0.125 * p * (up - mean);
@@ -154,22 +156,22 @@ cases! {
 
     tempered_target: |inputs, out|
     ours {
-        relation::tempered_target(&inputs.x, PATCHES, 0.7, out).expect("equal lengths");
+        relation::tempered_target(&inputs.x, inputs.patches, 0.7, out).expect("equal lengths");
     }
     libm {
-        for (x, out) in inputs.x.chunks_exact(PATCHES).zip(out.chunks_exact_mut(PATCHES)) {
+        for (x, out) in inputs.x.chunks_exact(inputs.patches).zip(out.chunks_exact_mut(inputs.patches)) {
             plain_softmax(x, 1.0 / 0.7, out);
         }
     }
 
     log_sum_exp: |inputs, out|
     ours {
-        for (x, out) in inputs.x.chunks_exact(PATCHES).zip(out) {
+        for (x, out) in inputs.x.chunks_exact(inputs.patches).zip(out) {
             *out = softmax::log_sum_exp(x, 0.125);
         }
     }
     libm {
-        for (x, out) in inputs.x.chunks_exact(PATCHES).zip(out) {
+        for (x, out) in inputs.x.chunks_exact(inputs.patches).zip(out) {
             let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(0.125 * x));
             *out = max + libm::logf(x.iter().map(|x| libm::expf(0.125 * x - max)).sum::<f32>());
         }
@@ -177,14 +179,14 @@ cases! {
 
     layer_norm: |inputs, out|
     ours {
-        for (x, out) in inputs.x.chunks_exact(WIDTH).zip(out.chunks_exact_mut(WIDTH)) {
+        for (x, out) in inputs.x.chunks_exact(inputs.width).zip(out.chunks_exact_mut(inputs.width)) {
             norm::layer_norm(x, &inputs.weight, &inputs.bias, 1e-6, out).expect("equal lengths");
         }
     }
     libm {
-        for (x, out) in inputs.x.chunks_exact(WIDTH).zip(out.chunks_exact_mut(WIDTH)) {
-            let mean = x.iter().sum::<f32>() / WIDTH as f32;
-            let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / WIDTH as f32;
+        for (x, out) in inputs.x.chunks_exact(inputs.width).zip(out.chunks_exact_mut(inputs.width)) {
+            let mean = x.iter().sum::<f32>() / inputs.width as f32;
+            let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / inputs.width as f32;
             let rstd = 1.0 / libm::sqrtf(variance + 1e-6);
             for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(&inputs.weight).zip(&inputs.bias) {
                 *out = (x - mean) * rstd * weight + bias;
@@ -194,16 +196,16 @@ cases! {
 
     normalize_features: |inputs, out|
     ours {
-        relation::normalize_features(&inputs.x, LEN / WIDTH, WIDTH, out).expect("equal lengths");
+        relation::normalize_features(&inputs.x, LEN / inputs.width, inputs.width, out).expect("equal lengths");
     }
     libm {
-        let (patches, x) = (LEN / WIDTH, &inputs.x);
-        for channel in 0..WIDTH {
-            let column = || x.iter().skip(channel).step_by(WIDTH);
+        let (patches, x) = (LEN / inputs.width, &inputs.x);
+        for channel in 0..inputs.width {
+            let column = || x.iter().skip(channel).step_by(inputs.width);
             let mean = column().sum::<f32>() / patches as f32;
             let variance = column().map(|x| (x - mean) * (x - mean)).sum::<f32>() / (patches - 1) as f32;
             let rstd = 1.0 / libm::sqrtf(variance + 1e-6);
-            for (out, x) in out.iter_mut().skip(channel).step_by(WIDTH).zip(column()) {
+            for (out, x) in out.iter_mut().skip(channel).step_by(inputs.width).zip(column()) {
                 *out = (x - mean) * rstd;
             }
         }
@@ -316,11 +318,14 @@ fn main() {
         .iter()
         .position(|name| name == "--count")
         .map(|at| names.remove(at));
+    let (patches, width) = (196, 384);
     let inputs = Inputs {
+        patches,
+        width,
         x: values(1, LEN, 6.0),
         up: values(2, LEN, 1.0),
-        weight: values(3, WIDTH, 1.0),
-        bias: values(4, WIDTH, 1.0),
+        weight: values(3, width, 1.0),
+        bias: values(4, width, 1.0),
     };
     if count.is_none() {
         println!("{:<19}{:>8}{:>18}{:>19}", "ns an element", "libm", "baseline", "AVX2");

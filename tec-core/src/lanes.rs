@@ -100,13 +100,12 @@ pub(crate) fn sum_by3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32)
 /// row i goes to lane i mod 8. The width must not be zero, which the callers have checked.
 #[inline(always)]
 pub(crate) fn column_sums(x: &[f32], width: usize, start: usize, f: impl Fn(usize, usize, f32) -> f32) -> [f32; LANES] {
-    let end = width.min(start.saturating_add(LANES));
     // partial[lane][channel]
     let mut partial = [[0.0f32; LANES]; LANES];
-    for (eight, rows) in x.chunks(width.saturating_mul(LANES)).enumerate() {
-        for (lane, (sums, row)) in partial.iter_mut().zip(rows.chunks_exact(width)).enumerate() {
-            let row_number = LANES * eight + lane;
-            for (channel, (sum, &value)) in sums.iter_mut().zip(row.get(start..end).unwrap_or(&[])).enumerate() {
+    for (row_number, row) in x.chunks_exact(width).enumerate() {
+        let values = eight(row, start);
+        if let Some(sums) = partial.get_mut(row_number % LANES) {
+            for (channel, (sum, value)) in sums.iter_mut().zip(values).enumerate() {
                 *sum += f(row_number, channel, value);
             }
         }
@@ -116,6 +115,16 @@ pub(crate) fn column_sums(x: &[f32], width: usize, start: usize, f: impl Fn(usiz
         *total = combine(partial.map(|sums| sums.get(channel).copied().unwrap_or(0.0)));
     }
     totals
+}
+
+/// Eight elements from `start` on, and zeros where there are fewer: a loop over them has a known length.
+#[inline(always)]
+pub(crate) fn eight(x: &[f32], start: usize) -> [f32; LANES] {
+    let rest = x.get(start..).unwrap_or(&[]);
+    match rest.first_chunk() {
+        Some(values) => *values,
+        None => core::array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0)),
+    }
 }
 
 /// The sum of values that come one by one; the same bits as [`sum`] of them in a slice.

@@ -28,9 +28,14 @@ pub fn normalize_features(features: &[f32], patches: usize, width: usize, out: &
         });
         let rstd = squares.map(|sum| 1.0 / libm::sqrtf(sum / (patches - 1) as f32 + FEATURE_EPS));
         for (row, out) in features.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let channels = out.iter_mut().zip(row).skip(start).zip(mean.iter().zip(&rstd));
-            for ((out, &value), (&mean, &rstd)) in channels {
-                *out = (value - mean) * rstd;
+            let mut normal = lanes::eight(row, start);
+            for ((value, mean), rstd) in normal.iter_mut().zip(mean).zip(rstd) {
+                *value = (*value - mean) * rstd;
+            }
+            let out = out.get_mut(start..).unwrap_or(&mut []);
+            match out.first_chunk_mut() {
+                Some(out) => *out = normal,
+                None => out.iter_mut().zip(normal).for_each(|(out, value)| *out = value),
             }
         }
     }
