@@ -1,9 +1,11 @@
-//! The f32 functions beside the straightforward version of each: `libm`'s functions, one element after the other, plain sums.
+//! The f32 functions beside the straightforward version of each: `libm`'s functions, one element after the other, plain
+//! sums.
 //!
 //! ```sh
 //! cargo bench -p tec-core --bench f32              # times: libm, the baseline CPU, AVX2, alternately
 //! cargo bench -p tec-core --bench f32 -- gelu      # only these
-//! valgrind --tool=callgrind --toggle-collect='*counted_avx2*' BINARY --count gelu    # instructions; or _libm, _baseline
+//! # instructions; also counted_libm and counted_baseline
+//! valgrind --tool=callgrind --toggle-collect='*counted_avx2*' target/release/deps/f32-HASH --count gelu
 //! ```
 //!
 //! A time is that of one element: the median of 41 rounds, and of each round's ratio to `libm`.

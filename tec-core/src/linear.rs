@@ -41,9 +41,9 @@ pub fn linear(x: &[f32], width: usize, weight: &[f32], bias: Option<&[f32]>, out
 
 /// The gradient of [`linear`]: `grad_x = grad_out · weight`, `grad_weight += grad_outᵀ · x`, `grad_bias += Σ grad_out`.
 ///
-/// Shapes are those of [`linear`], `grad_out` that of its `out`. `grad_x` is written; `grad_weight` and `grad_bias` are added
-/// to, so that a loop over batches sums them. Each element is one sum in lanes, over the outputs for `grad_x`, over the
-/// rows for the others.
+/// Shapes are those of [`linear`], `grad_out` that of its `out`. `grad_x` is written; `grad_weight` and `grad_bias` are
+/// added to, so that a loop over batches sums them. Each element is one sum in lanes, over the outputs for `grad_x`, over
+/// the rows for the others.
 ///
 /// # Errors
 /// As [`linear`].

@@ -1,9 +1,9 @@
 //! A program that links only if no panic can be reached in `tec-core` or `tec-edge`.
 //!
-//! It calls every public function with arguments that the optimizer cannot know. Its panic handler calls a function that
-//! does not exist: where the optimizer cannot prove that a panic never happens, the handler stays in the program and the
-//! linker names the missing function. `ci/no-panic` builds it, and builds it with a panic to see the link fail; the script
-//! also compares the calls here with the public functions in the sources, so a new function must be added.
+//! It calls every public function with arguments that the optimizer cannot know. Its panic handler calls a function
+//! that does not exist: where the optimizer cannot prove that a panic never happens, the handler stays in the program
+//! and the linker names the missing function. `ci/no-panic` builds it, and builds it with a panic to see the link fail;
+//! the script also compares the calls here with the public functions in the sources, so a new function must be added.
 #![no_std]
 #![no_main]
 
