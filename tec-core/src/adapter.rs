@@ -153,7 +153,8 @@ pub fn encoder_adapter(
 
     layer_norm(levels, weights.before_weight, weights.before_bias, ADAPTER_EPS, normal)?;
     total.fill(0.0);
-    let part_width = joined / weights.groups.len();
+    // Not zero, which the optimizer does not see.
+    let part_width = (joined / weights.groups.len()).max(1);
     for (group, part) in weights.groups.iter().zip(normal.chunks_exact(part_width)) {
         length("fuse_weight", group.fuse_weight.len(), product(&[width, part_width]))?;
         linear(part, part_width, group.fuse_weight, Some(group.fuse_bias), fused)?;

@@ -96,6 +96,37 @@ pub(crate) fn sum_by3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32)
     combine(partial)
 }
 
+/// The sums down the columns of `[rows, width]` for the eight channels from `start`, of `f(row, channel − start, value)`;
+/// row i goes to lane i mod 8. The width must not be zero, which the callers have checked.
+#[inline(always)]
+pub(crate) fn column_sums(x: &[f32], width: usize, start: usize, f: impl Fn(usize, usize, f32) -> f32) -> [f32; LANES] {
+    // partial[lane][channel]
+    let mut partial = [[0.0f32; LANES]; LANES];
+    for (row_number, row) in x.chunks_exact(width).enumerate() {
+        let values = eight(row, start);
+        if let Some(sums) = partial.get_mut(row_number % LANES) {
+            for (channel, (sum, value)) in sums.iter_mut().zip(values).enumerate() {
+                *sum += f(row_number, channel, value);
+            }
+        }
+    }
+    let mut totals = [0.0; LANES];
+    for (channel, total) in totals.iter_mut().enumerate() {
+        *total = combine(partial.map(|sums| sums.get(channel).copied().unwrap_or(0.0)));
+    }
+    totals
+}
+
+/// Eight elements from `start` on, and zeros where there are fewer: a loop over them has a known length.
+#[inline(always)]
+pub(crate) fn eight(x: &[f32], start: usize) -> [f32; LANES] {
+    let rest = x.get(start..).unwrap_or(&[]);
+    match rest.first_chunk() {
+        Some(values) => *values,
+        None => core::array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0)),
+    }
+}
+
 /// The sum of values that come one by one; the same bits as [`sum`] of them in a slice.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Accumulator {

@@ -101,11 +101,13 @@ pub(crate) fn count_up(order: &mut [u32]) {
 /// Heapsort of numbers by a strict total order: no allocation, and no comparison makes it worse than O(n log n).
 pub(crate) fn sort_by_rank(order: &mut [u32], before: impl Fn(u32, u32) -> bool + Copy) {
     build_heap(order, before);
-    for end in (1..order.len()).rev() {
-        order.swap(0, end);
-        if let Some(heap) = order.get_mut(..end) {
-            sift_down(heap, 0, before);
+    let mut heap = order;
+    while let [rest @ .., last] = heap {
+        if let Some(first) = rest.first_mut() {
+            core::mem::swap(first, last);
         }
+        sift_down(rest, 0, before);
+        heap = rest;
     }
 }
 
@@ -118,20 +120,26 @@ pub(crate) fn build_heap(heap: &mut [u32], before: impl Fn(u32, u32) -> bool + C
 
 /// Moves the element at `at` down until both of its children come before it.
 pub(crate) fn sift_down(heap: &mut [u32], mut at: usize, before: impl Fn(u32, u32) -> bool + Copy) {
+    let Some(&sinking) = heap.get(at) else {
+        return;
+    };
     loop {
         let left = 2 * at + 1;
-        let (Some(&parent), Some(&first)) = (heap.get(at), heap.get(left)) else {
-            return;
+        let (child, value) = match (heap.get(left), heap.get(left + 1)) {
+            (Some(&first), Some(&second)) if before(first, second) => (left + 1, second),
+            (Some(&first), _) => (left, first),
+            _ => break,
         };
-        let (child, value) = match heap.get(left + 1) {
-            Some(&second) if before(first, second) => (left + 1, second),
-            _ => (left, first),
-        };
-        if !before(parent, value) {
-            return;
+        if !before(sinking, value) {
+            break;
         }
-        heap.swap(at, child);
+        if let Some(slot) = heap.get_mut(at) {
+            *slot = value;
+        }
         at = child;
+    }
+    if let Some(slot) = heap.get_mut(at) {
+        *slot = sinking;
     }
 }
 

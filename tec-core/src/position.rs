@@ -159,9 +159,10 @@ impl Taps {
 
     /// Points of the old grid with their weights.
     fn iter(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
-        (self.first..).take(self.count).map(|point| {
+        (0..self.count).map(|tap| {
+            let point = self.first.wrapping_add_unsigned(tap);
             let weight = cubic((point as f64 - self.center) * self.narrow, self.a) * self.normal;
-            (point.clamp(0, self.grid as isize - 1) as usize, weight)
+            ((point.max(0) as usize).min(self.grid.saturating_sub(1)), weight)
         })
     }
 }

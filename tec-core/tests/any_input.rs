@@ -57,6 +57,8 @@ proptest! {
             out.resize(n, 0.0);
         }
         let _ = linear::linear(&x, b, &y, None, &mut out);
+        let (mut grad_x, mut grad_weight) = (x.clone(), y.clone());
+        let _ = linear::linear_backward(&x, b, &y, &out.clone(), &mut grad_x, &mut grad_weight, Some(&mut out));
         let _ = relation::normalize_features(&x, a, b, &mut out);
         let _ = relation::tempered_target(&x, b, scale, &mut out);
         let mut index = vec![0u32; c.min(8)];

@@ -1,0 +1,77 @@
+//! Every public function of `tec-edge`.
+
+use core::fmt::{self, Write};
+
+use tec_edge::format::{self, Header, Section};
+use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
+
+use crate::{some, unknown, used};
+
+pub fn all() {
+    used(Aligned::<[u8; 32]>::zeroed());
+    used(write!(Sink, "{}", unknown(Error::NotAnEncoder)));
+    // Then every encoder that the type can hold, not only those that the reader lets through.
+    let Ok(encoder) = Encoder::from_bytes(some()) else {
+        return;
+    };
+    let encoder = unknown(encoder);
+    reads(&encoder);
+    encodes(&encoder);
+    formats(encoder.header());
+}
+
+fn reads(encoder: &Encoder<'_>) {
+    used(Encoder::geometry(encoder));
+    used(Encoder::header(encoder));
+    used(Encoder::name(encoder));
+    used(Encoder::normalization(encoder));
+    used(Encoder::pool(encoder));
+    used(Encoder::scratch_len(encoder, unknown(Outputs::ALL)));
+    let kind = unknown(OutputKind::Class);
+    used(Encoder::output_len(encoder, kind));
+    used(Encoder::output_scale_shift(encoder, kind));
+    let values = some();
+    Encoder::to_f32(encoder, kind, some(), values);
+    used(values);
+}
+
+fn encodes(encoder: &Encoder<'_>) {
+    let out = unknown(Output {
+        class: Some(some()),
+        mean: Some(some()),
+        patches: Some(some()),
+    });
+    used(Output::outputs(&out));
+    used(Encoder::encode(encoder, unknown(Image::Pixels(some())), some(), out));
+}
+
+fn formats(header: &Header) {
+    let geometry = unknown(header.geometry);
+    used(Geometry::validate(&geometry));
+    used(Geometry::grid(&geometry));
+    used(Geometry::patches(&geometry));
+    used(Geometry::tokens(&geometry));
+    used(Geometry::head_width(&geometry));
+    used(Geometry::patch_len(&geometry));
+    used(Geometry::image_len(&geometry));
+    let header = unknown(*header);
+    used(Header::validate(&header));
+    used(format::checksum(some()));
+    used(format::sections(&geometry, unknown(0)).last());
+    used(format::file_len(&header));
+    let fill = |section: Section, block: usize, bytes: &mut [u8]| {
+        used((section, block));
+        used(bytes);
+    };
+    used(format::write(&header, some(), fill));
+}
+
+/// Text that goes nowhere.
+struct Sink;
+
+impl Write for Sink {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        used(text);
+        Ok(())
+    }
+}
