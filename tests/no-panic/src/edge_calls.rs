@@ -3,7 +3,9 @@
 use core::fmt::{self, Write};
 
 use tec_edge::format::{self, Header, Section};
-use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
+use tec_edge::kernel;
+use tec_edge::layers::{I32s, Linear, Norm};
+use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Stage, Trace, TraceValues};
 
 use crate::{some, unknown, used};
 
@@ -18,6 +20,7 @@ pub fn all() {
     reads(&encoder);
     encodes(&encoder);
     formats(encoder.header());
+    layers();
 }
 
 fn reads(encoder: &Encoder<'_>) {
@@ -43,6 +46,48 @@ fn encodes(encoder: &Encoder<'_>) {
     });
     used(Output::outputs(&out));
     used(Encoder::encode(encoder, unknown(Image::Pixels(some())), some(), out));
+    let image = unknown(Image::Normalized(some()));
+    used(Encoder::encode_traced(
+        encoder,
+        image,
+        some(),
+        unknown(Output::default()),
+        &mut Watch,
+    ));
+}
+
+struct Watch;
+
+impl Trace for Watch {
+    fn record(&mut self, stage: Stage, block: usize, offset: usize, values: TraceValues<'_>) {
+        used((Stage::name(stage), block, offset));
+        used(values);
+    }
+}
+
+fn layers() {
+    used(kernel::dot(some(), some()));
+    used(kernel::dot_weights(some(), some()));
+    kernel::tile_products(some(), unknown(3), some(), |output, sums| used((output, sums)));
+    let linear = Linear {
+        weight: some(),
+        inner: unknown(3),
+        bias: I32s::from_bytes(some()),
+        multiplier: I32s::from_bytes(some()),
+        shift: unknown(3),
+    };
+    let linear = Linear::outputs(&linear, unknown(1), unknown(2));
+    Linear::apply(&linear, some(), |token, output, value| used((token, output, value)));
+    let norm = Norm {
+        multiplier: I32s::from_bytes(some()),
+        offset: I32s::from_bytes(some()),
+        bits: unknown(20),
+        epsilon: unknown(1),
+    };
+    let out: &mut [i64] = some();
+    Norm::row(&norm, some(), out, |slot, value| *slot = value);
+    used(out);
+    used(Norm::tile(&norm, some(), unknown(3), some()));
 }
 
 fn formats(header: &Header) {
