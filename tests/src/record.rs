@@ -95,7 +95,10 @@ impl Record {
         *self.row.differing_bits.get_or_insert(0) += bits;
         if let Some(index) = first {
             let (is, was) = (actual.show(index), golden.show(index));
-            self.fail(case, &format!("{what}: {bits} bits differ; element {index} is {is}, expected {was}"));
+            self.fail(
+                case,
+                &format!("{what}: {bits} bits differ; element {index} is {is}, expected {was}"),
+            );
         }
     }
 
@@ -109,7 +112,10 @@ impl Record {
         self.row.values += values as u64;
         self.row.max_error = Some(self.row.max_error.unwrap_or(0.0).max(error));
         // Not `error > bound`: a NaN fails.
-        if !matches!(error.partial_cmp(&bound), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
+        if !matches!(
+            error.partial_cmp(&bound),
+            Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)
+        ) {
             self.fail(case, &format!("{what}: error {error:.1e}, at most {bound:.0e}"));
         }
     }
@@ -142,7 +148,11 @@ mod tests {
         let row = record.finish();
         assert_eq!((row.differing_bits, row.values), (Some(1), 4));
         assert_eq!(row.failures.len(), 2);
-        assert!(row.failures[0].contains("element 1 is 2, expected 3"), "{}", row.failures[0]);
+        assert!(
+            row.failures[0].contains("element 1 is 2, expected 3"),
+            "{}",
+            row.failures[0]
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect.
+//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect, check conformance.
 
+mod conformance;
 mod embed;
 mod encoder;
 mod eval;
@@ -40,6 +41,8 @@ enum Verb {
     Quantize(quantize::Args),
     /// Turn images into embeddings
     Embed(embed::Args),
+    /// Check every bit on this host, on emulated machines and on your device
+    Conformance(conformance::Args),
     /// Say what a file is: an image, a checkpoint, an encoder, a run
     Inspect(inspect::Args),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Verb::Export(args) => export::run(&args),
         Verb::Quantize(args) => quantize::run(&args),
         Verb::Embed(args) => embed::run(&args),
+        Verb::Conformance(args) => conformance::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
     });
     match result {

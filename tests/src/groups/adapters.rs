@@ -9,19 +9,32 @@ use crate::tensor::Data;
 
 pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
     let goldens = session.goldens()?;
-    let collect = |names: &[String]| names.iter().map(|name| goldens.data(name).cloned()).collect::<Result<Vec<Data>>>();
-    let mlp = |prefix: &str| ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(|name| format!("{prefix}.{name}"));
+    let collect = |names: &[String]| {
+        names
+            .iter()
+            .map(|name| goldens.data(name).cloned())
+            .collect::<Result<Vec<Data>>>()
+    };
+    let mlp =
+        |prefix: &str| ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(|name| format!("{prefix}.{name}"));
 
     let mut names = vec!["token".to_string()];
     names.extend(mlp("input"));
     if let Some(results) = session.floats("input", Operation::InputAdapter, &collect(&names)?) {
         session.record.case();
         let token = Results(results.iter()).floats();
-        session.record.near("input", "merged_token", &token, goldens.f32("merged_token")?, VALUES);
+        session
+            .record
+            .near("input", "merged_token", &token, goldens.f32("merged_token")?, VALUES);
     }
 
     let mut names = vec!["levels".to_string()];
-    let norms = ["adap_before.weight", "adap_before.bias", "adap_after.weight", "adap_after.bias"];
+    let norms = [
+        "adap_before.weight",
+        "adap_before.bias",
+        "adap_after.weight",
+        "adap_after.bias",
+    ];
     names.extend(norms.map(|name| format!("encoder.{name}")));
     for group in 0..goldens.count(&["adapters"])? {
         names.extend(["weight", "bias"].map(|name| format!("encoder.fuse_fcs.{group}.{name}")));
@@ -30,7 +43,9 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
     if let Some(results) = session.floats("encoder", Operation::EncoderAdapter, &collect(&names)?) {
         session.record.case();
         let adapted = Results(results.iter()).floats();
-        session.record.near("encoder", "adapted", &adapted, goldens.f32("adapted")?, VALUES);
+        session
+            .record
+            .near("encoder", "adapted", &adapted, goldens.f32("adapted")?, VALUES);
     }
     Ok(())
 }

@@ -48,11 +48,18 @@ fn outputs(record: &mut Record, goldens: &Goldens, case: &str, image: usize, res
             continue;
         };
         let pairs = integers.iter().zip(floats);
-        let steps: Vec<f32> = pairs.clone().filter(|(i, _)| **i != 0).map(|(&i, &f)| f / f32::from(i)).collect();
+        let steps: Vec<f32> = pairs
+            .clone()
+            .filter(|(i, _)| **i != 0)
+            .map(|(&i, &f)| f / f32::from(i))
+            .collect();
         let step = steps.first().copied().unwrap_or(1.0);
         let exact = step > 0.0 && step.to_bits() << 9 == 0;
         if !exact || integers.len() != floats.len() || pairs.clone().any(|(&i, &f)| f32::from(i) * step != f) {
-            record.fail(case, "the f32 view of an output is not its integers times a power of two");
+            record.fail(
+                case,
+                "the f32 view of an output is not its integers times a power of two",
+            );
         }
     }
     Ok(())
@@ -69,15 +76,20 @@ fn layers(record: &mut Record, goldens: &Goldens, image: usize, parts: &[Part]) 
             _ => format!("block.{}.{stage}", part.block),
         };
         let golden = goldens.data(&format!("{prefix}{name}"))?;
-        let (layer, values) =
-            found.entry(name.clone()).or_insert_with(|| (Data::zeros(golden.kind(), golden.len()), 0));
+        let (layer, values) = found
+            .entry(name.clone())
+            .or_insert_with(|| (Data::zeros(golden.kind(), golden.len()), 0));
         *values += part.values.len();
         if !layer.place(part.offset, &part.values) {
             record.fail(&name, "part of the trace lies outside the layer, or has another type");
         }
     }
     let not_layers = ["pixels", "normalized", "class", "mean", "patches"];
-    for name in goldens.names().filter_map(|name| name.strip_prefix(&prefix)).filter(|n| !not_layers.contains(n)) {
+    for name in goldens
+        .names()
+        .filter_map(|name| name.strip_prefix(&prefix))
+        .filter(|n| !not_layers.contains(n))
+    {
         let golden = goldens.data(&format!("{prefix}{name}"))?;
         let case = format!("image {image}, {name}");
         match found.get(name) {

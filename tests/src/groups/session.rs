@@ -45,7 +45,8 @@ impl<'s> Session<'s> {
     pub(crate) fn integers(&mut self, case: &str, operation: Operation, arguments: &[Data]) -> Option<Answer> {
         match self.provider.run(operation, arguments) {
             Ok(answer) => {
-                if let Some(count) = answer.instructions {
+                // Those of a trace went mostly into sending it.
+                if let (Some(count), true) = (answer.instructions, operation != Operation::Trace) {
                     self.record.instructions(count);
                 }
                 Some(answer)
@@ -55,7 +56,8 @@ impl<'s> Session<'s> {
                 None
             }
             Err(Failure::Refused(reason)) => {
-                self.record.fail(case, &format!("{} was refused: {reason}", operation.name()));
+                self.record
+                    .fail(case, &format!("{} was refused: {reason}", operation.name()));
                 None
             }
         }
@@ -64,7 +66,10 @@ impl<'s> Session<'s> {
     /// Computes in f32 and compares every bit with the reference's, if there is one. What one refuses, the other must
     /// refuse for the same reason.
     pub(crate) fn floats(&mut self, case: &str, operation: Operation, arguments: &[Data]) -> Option<Vec<Data>> {
-        let expected = self.reference.as_mut().map(|reference| reference.run(operation, arguments));
+        let expected = self
+            .reference
+            .as_mut()
+            .map(|reference| reference.run(operation, arguments));
         if let Some(Err(Failure::Refused(expected))) = &expected {
             match self.provider.run(operation, arguments) {
                 Err(Failure::Refused(reason)) if reason == *expected => {}
@@ -73,7 +78,8 @@ impl<'s> Session<'s> {
                 }
                 other => {
                     let came = other.map_or_else(|e| e.to_string(), |_| "an answer".into());
-                    self.record.fail(case, &format!("expected the refusal: {expected}; got: {came}"));
+                    self.record
+                        .fail(case, &format!("expected the refusal: {expected}; got: {came}"));
                 }
             }
             return None;

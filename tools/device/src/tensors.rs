@@ -1,6 +1,7 @@
 //! Lists of tensors in a payload: read in place, written in place.
 //!
-//! A payload begins with a head of 16 bytes (u16 what, u16 zero, u32 number, 8 zeros). Then come the tensors: 16 bytes
+//! A payload begins with a head of 16 bytes (u16 what, u16 zero, u32 number, u64 machine instructions, 0 where they are not
+//! counted). Then come the tensors: 16 bytes
 //! (u8 type, 3 zeros, u32 elements, 8 zeros), the elements, zeros up to the next 16-byte boundary. Shapes do not travel;
 //! operations get the sizes they need as arguments.
 
@@ -82,6 +83,14 @@ pub fn write_head(what: u16, number: u32) -> [u8; HEAD_LEN] {
     let mut head = [0; HEAD_LEN];
     let fields = what.to_le_bytes().into_iter().chain([0; 2]).chain(number.to_le_bytes());
     for (slot, byte) in head.iter_mut().zip(fields) {
+        *slot = byte;
+    }
+    head
+}
+
+/// A head that also says how many instructions an answer took.
+pub fn with_instructions(mut head: [u8; HEAD_LEN], count: u64) -> [u8; HEAD_LEN] {
+    for (slot, byte) in head.iter_mut().skip(8).zip(count.to_le_bytes()) {
         *slot = byte;
     }
     head

@@ -36,6 +36,10 @@ impl Transport for Semihosting {
     fn send(&mut self, bytes: &[u8]) -> bool {
         self.output.write_all(bytes).is_ok()
     }
+
+    fn instructions(&mut self) -> Option<u64> {
+        start::instructions()
+    }
 }
 
 /// Called by the start-up code with the memory that requests may use.
