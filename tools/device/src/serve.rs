@@ -58,14 +58,22 @@ pub fn serve(device: Device<'_>, transport: &mut impl Transport, memory: &mut [u
                         let range = answer(memory, len, &mut Parts(transport));
                         let after = transport.instructions();
                         #[cfg(feature = "defmt")]
-                        defmt::debug!("a request of {=usize} bytes was answered with {=usize} bytes", len, range.len());
+                        defmt::debug!(
+                            "a request of {=usize} bytes was answered with {=usize} bytes",
+                            len,
+                            range.len()
+                        );
                         let executed = before.zip(after).map(|(before, after)| after.wrapping_sub(before));
                         match memory.get(range).and_then(|answer| answer.split_first_chunk()) {
                             Some((head, results)) => {
                                 let head = with_instructions(*head, executed.unwrap_or(0));
                                 send(transport, FrameKind::Answer, &[&head, results])
                             }
-                            None => send(transport, FrameKind::Answer, &[&write_head(Status::DoesNotFit as u16, 0)]),
+                            None => send(
+                                transport,
+                                FrameKind::Answer,
+                                &[&write_head(Status::DoesNotFit as u16, 0)],
+                            ),
                         }
                     }
                     _ => return,

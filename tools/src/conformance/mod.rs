@@ -14,7 +14,7 @@ use tec_train::{
 };
 
 use crate::output;
-use machines::{MACHINES, Machine};
+use machines::MACHINES;
 
 /// Arguments of `tec conformance`.
 #[derive(clap::Args)]
