@@ -45,9 +45,12 @@ pub enum Failure {
     /// The operation refused its arguments.
     #[error("{0}")]
     Refused(String),
-    /// The device does not answer any more.
+    /// The device stopped answering this request.
     #[error("{0}")]
     Lost(String),
+    /// It was not asked, for it had stopped answering before.
+    #[error("not asked, for before that {0}")]
+    Gone(String),
 }
 
 /// Something that computes operations.
@@ -58,7 +61,7 @@ pub trait Provider {
     /// Computes.
     ///
     /// # Errors
-    /// [`Failure`]; after [`Failure::Lost`] there will be no answer again.
+    /// [`Failure`]; after [`Failure::Lost`] it is [`Failure::Gone`] always.
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure>;
 }
 
@@ -204,7 +207,7 @@ impl Provider for Remote {
 
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure> {
         if let Some(reason) = &self.lost {
-            return Err(Failure::Lost(reason.clone()));
+            return Err(Failure::Gone(reason.clone()));
         }
         self.requests = self.requests.wrapping_add(1);
         let request = encode(operation, self.requests, arguments);

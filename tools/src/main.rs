@@ -11,6 +11,7 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod quickstart;
+mod respond;
 mod threads;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Verb {
     Embed(embed::Args),
     /// Check every bit on this host, on emulated machines and on your device
     Conformance(conformance::Args),
+    /// Answer requests on standard input, so that `tec conformance --device "ssh HOST tec respond"` checks this machine
+    Respond(respond::Args),
     /// Say what a file is: an image, a checkpoint, an encoder, a run
     Inspect(inspect::Args),
 }
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Verb::Quantize(args) => quantize::run(&args),
         Verb::Embed(args) => embed::run(&args),
         Verb::Conformance(args) => conformance::run(&args),
+        Verb::Respond(args) => respond::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
     });
     match result {

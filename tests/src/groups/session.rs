@@ -73,14 +73,14 @@ impl<'s> Session<'s> {
         if let Some(Err(Failure::Refused(expected))) = &expected {
             match self.provider.run(operation, arguments) {
                 Err(Failure::Refused(reason)) if reason == *expected => {}
-                Err(failure @ (Failure::DoesNotFit | Failure::Unknown | Failure::Lost(_))) => {
-                    self.record.not_run(case, &failure.to_string());
-                }
-                other => {
-                    let came = other.map_or_else(|e| e.to_string(), |_| "an answer".into());
+                Err(Failure::Refused(reason)) => {
                     self.record
-                        .fail(case, &format!("expected the refusal: {expected}; got: {came}"));
+                        .fail(case, &format!("expected the refusal: {expected}; got: {reason}"));
                 }
+                Err(failure) => self.failed(case, operation, failure),
+                Ok(_) => self
+                    .record
+                    .fail(case, &format!("expected the refusal: {expected}; got an answer")),
             }
             return None;
         }
@@ -98,11 +98,29 @@ impl<'s> Session<'s> {
         Some(results)
     }
 
+    /// Puts on record that there is no answer: a device that is too small, or was lost before, is no failure of this case.
+    fn failed(&mut self, case: &str, operation: Operation, failure: Failure) {
+        match failure {
+            Failure::DoesNotFit | Failure::Unknown | Failure::Gone(_) => {
+                self.record.not_run(case, &failure.to_string());
+            }
+            Failure::Refused(reason) => {
+                self.record
+                    .fail(case, &format!("{} was refused: {reason}", operation.name()));
+            }
+            Failure::Lost(reason) => self.record.fail(case, &reason),
+        }
+    }
+
     pub(crate) fn finish(mut self, outcome: Result<()>) -> Row {
         if let Err(error) = outcome {
             self.record.fail("vectors", &error.to_string());
         }
-        self.record.finish()
+        let mut row = self.record.finish();
+        if row.cases == 0 && row.not_run.is_empty() && row.failures.is_empty() {
+            row.failures.push("the file holds no case of this group".into());
+        }
+        row
     }
 }
 

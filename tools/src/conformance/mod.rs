@@ -119,7 +119,11 @@ fn vectors_error(error: tec_conformance::Error) -> Error {
 const HOST: &str = "host";
 const CANDLE: &str = "candle-cpu";
 /// Providers that are not built yet; their rows say so.
-const NOT_THERE: [(&str, &str); 2] = [
+const NOT_THERE: [(&str, &str); 3] = [
+    (
+        "edge-simd",
+        "tec-edge has no vector back ends yet; its scalar code is what the others run",
+    ),
     ("cuda-f32", "this program has no CUDA kernels yet"),
     ("cuda-bf16", "this program has no CUDA kernels yet"),
 ];
