@@ -5,13 +5,14 @@ use libfuzzer_sys::fuzz_target;
 use tec_device::Operation;
 use tec_device::frame::FrameKind;
 use tec_fuzz::input::{Random, Source};
-use tec_fuzz::request::{Request, ask, converse, frame};
+use tec_fuzz::request::{Request, ask, ask_for_any_length, converse, frame};
 use tec_fuzz::{operations, seeds};
 
 /// What one input's first byte chooses: how the rest is taken.
 const PAYLOAD: u8 = 0;
 const STREAM: u8 = 1;
 const FRAMES: u8 = 2;
+const ANY_LENGTH: u8 = 3;
 
 /// Bytes that say how much memory the device has, and, for a stream, how much can be sent.
 const SIZES: usize = 4;
@@ -23,11 +24,15 @@ fuzz_target!(
         let [how, capacity @ .., room_low, room_high] = *head;
         let capacity = usize::from(u16::from_le_bytes(capacity));
         let room = usize::from(u16::from_le_bytes([room_low, room_high]));
-        match how % 3 {
+        match how % 4 {
             PAYLOAD => {
                 ask(rest, capacity);
             }
             STREAM => converse(rest, capacity, room),
+            ANY_LENGTH => {
+                let (len, memory) = rest.split_first_chunk().unwrap_or((&[0xff; 8], rest));
+                ask_for_any_length(memory, usize::from_le_bytes(*len));
+            }
             _ => converse(&frames(rest), capacity, room),
         }
     }
@@ -83,6 +88,7 @@ fn inputs() -> Vec<Vec<u8>> {
     inputs.push([&[STREAM], &SIZE[..], &conversation].concat());
     let payload = &requests[0].payload;
     let len = (payload.len() as u16).to_le_bytes();
+    inputs.push([&[ANY_LENGTH], &SIZE[..], &usize::MAX.to_le_bytes(), payload].concat());
     inputs.push([&[FRAMES], &SIZE[..], &[1, 0, 0, 2], &len, payload, &[6, 0, 0]].concat());
     inputs
 }

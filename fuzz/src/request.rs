@@ -95,6 +95,16 @@ pub fn ask(payload: &[u8], capacity: usize) -> Option<Answer> {
     Some(answer)
 }
 
+/// Asks for an answer to the first `len` bytes of a memory that may have fewer.
+///
+/// # Panics
+/// Where the answer is said to lie outside the memory.
+pub fn ask_for_any_length(memory: &[u8], len: usize) {
+    let mut memory = Bytes::new(memory);
+    let range = answer(memory.get_mut(), len, &mut Ignore);
+    assert!(memory.get().get(range.clone()).is_some(), "{range:?}");
+}
+
 struct Ignore;
 
 impl Trace for Ignore {
