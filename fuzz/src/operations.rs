@@ -193,7 +193,7 @@ fn resize(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     };
     let mut results = answer.results();
     let out = results.take::<f32>().unwrap();
-    assert_eq!(out.len(), to * to * dim);
+    assert_eq!(out.len(), product(&[to, to, dim]));
     if moderate(&table) {
         assert_finite(out);
     }
@@ -241,7 +241,7 @@ fn target_rows(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     };
     let mut results = answer.results();
     let picked = results.take::<f32>().unwrap();
-    assert_eq!(picked.len(), (index.len() + 1) * heads * patches);
+    assert_eq!(picked.len(), product(&[index.len() + 1, heads, patches]));
     for value in picked {
         assert!(logits.iter().any(|logit| logit.to_bits() == value.to_bits()));
     }
@@ -517,7 +517,7 @@ fn integer_linear(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     };
     let mut results = answer.results();
     let (narrow, wide) = (results.take::<i8>().unwrap(), results.take::<i16>().unwrap());
-    if inner == 0 || multiplier.len() != bias.len() || weight.len() != bias.len() * inner {
+    if inner == 0 || multiplier.len() != bias.len() || weight.len() != product(&[bias.len(), inner]) {
         return;
     }
     let rows = x.chunks_exact(inner);
