@@ -8,3 +8,4 @@ pub mod input;
 pub mod operations;
 pub mod request;
 pub mod seeds;
+pub mod targets;
