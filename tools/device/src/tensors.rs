@@ -106,6 +106,11 @@ pub fn write_tensor_head(kind: Kind, elements: u32) -> [u8; HEAD_LEN] {
     head
 }
 
+/// A product of sizes that saturates, so that absurd sizes do not fit instead of wrapping.
+pub(crate) fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |total: usize, &size| total.saturating_mul(size))
+}
+
 /// Reads the tensors of a payload, one after the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensors<'a> {
