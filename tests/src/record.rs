@@ -42,6 +42,11 @@ impl Row {
         }
     }
 
+    /// Whether everything was compared and found right.
+    pub fn passed(&self) -> bool {
+        self.cases > 0 && self.failures.is_empty() && self.not_run.is_empty()
+    }
+
     /// A row for a provider that cannot be asked.
     pub fn not_there(provider: &str, group: &str, reason: &str) -> Self {
         Self {
@@ -78,6 +83,11 @@ impl Record {
     /// A case was not compared.
     pub fn not_run(&mut self, case: &str, reason: &str) {
         self.row.not_run.push(format!("{case}: {reason}"));
+    }
+
+    /// How many cases were not compared.
+    pub fn not_run_so_far(&self) -> usize {
+        self.row.not_run.len()
     }
 
     /// Something is wrong.

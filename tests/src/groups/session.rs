@@ -51,13 +51,8 @@ impl<'s> Session<'s> {
                 }
                 Some(answer)
             }
-            Err(failure @ (Failure::DoesNotFit | Failure::Unknown | Failure::Lost(_))) => {
-                self.record.not_run(case, &failure.to_string());
-                None
-            }
-            Err(Failure::Refused(reason)) => {
-                self.record
-                    .fail(case, &format!("{} was refused: {reason}", operation.name()));
+            Err(failure) => {
+                self.failed(case, operation, failure);
                 None
             }
         }
@@ -96,6 +91,15 @@ impl<'s> Session<'s> {
             }
         }
         Some(results)
+    }
+
+    /// As [`floats`](Self::floats) for a case of its own, which counts as compared unless it was not run.
+    pub(crate) fn compare(&mut self, case: &str, operation: Operation, arguments: &[Data]) {
+        let before = self.record.not_run_so_far();
+        self.floats(case, operation, arguments);
+        if self.record.not_run_so_far() == before {
+            self.record.case();
+        }
     }
 
     /// Puts on record that there is no answer: a device that is too small, or was lost before, is no failure of this case.

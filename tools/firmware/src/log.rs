@@ -4,8 +4,9 @@ use core::cell::UnsafeCell;
 
 use defmt::Encoder;
 use heapless::Vec;
-use semihosting::io::{Write, stdout};
 use tec_device::frame::{FrameKind, Header};
+
+use crate::link;
 
 /// The longest message; what is longer is cut off, and the host says that it cannot be decoded.
 const LONGEST: usize = 256;
@@ -53,10 +54,8 @@ unsafe impl defmt::Logger for Logger {
         with(|encoder, write| encoder.end_frame(write));
         // SAFETY: one thread.
         let message = unsafe { &mut (*STATE.0.get()).message };
-        if let Ok(mut output) = stdout() {
-            let _ = output.write_all(&Header::of(FrameKind::Log, &[message.as_slice()]).to_bytes());
-            let _ = output.write_all(message);
-        }
+        link::send(&Header::of(FrameKind::Log, &[message.as_slice()]).to_bytes());
+        link::send(message);
         message.clear();
     }
 }

@@ -102,6 +102,7 @@ pub const NAME: &str = match option_env!("TEC_DEVICE") {
     None => "cortex-m",
 };
 
+#[cfg_attr(feature = "uart", allow(dead_code, reason = "counted under QEMU only"))]
 /// Instructions executed since reset, where the processor counts them: RISC-V does, and QEMU's `-icount` makes it exact.
 pub fn instructions() -> Option<u64> {
     #[cfg(target_arch = "riscv32")]
