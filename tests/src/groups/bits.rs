@@ -59,8 +59,7 @@ impl Inputs {
 pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
     let mut number = 0;
     let mut run = |operation: Operation, arguments: Vec<Data>, what: &str| {
-        session.floats(&format!("{} {number}, {what}", operation.name()), operation, &arguments);
-        session.record.case();
+        session.compare(&format!("{} {number}, {what}", operation.name()), operation, &arguments);
         number += 1;
     };
     let size = |values: &[usize]| Data::from(values.iter().map(|&v| v as u32).collect::<Vec<_>>());

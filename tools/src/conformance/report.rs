@@ -12,7 +12,7 @@ pub fn row_json(row: &Row) -> Value {
     json!({
         "provider": row.provider, "group": row.group, "cases": row.cases, "values": row.values,
         "max_error": row.max_error, "differing_bits": row.differing_bits, "instructions": row.instructions,
-        "not_run": row.not_run, "failures": row.failures, "passed": row.failures.is_empty() && row.cases > 0,
+        "not_run": row.not_run, "failures": row.failures, "passed": row.passed(),
     })
 }
 
@@ -24,9 +24,10 @@ pub fn line(provider: &str, rows: &[Row]) -> String {
         return format!("{provider:<12} not run: {reason}");
     }
     let values: u64 = rows.iter().map(|row| row.values).sum();
-    let result = match rows.iter().all(|row| row.failures.is_empty()) {
-        true => "passed",
-        false => "FAILED",
+    let result = match (rows.iter().all(|row| row.failures.is_empty()), not_run.is_empty()) {
+        (true, true) => "passed",
+        (true, false) => "in part",
+        (false, _) => "FAILED",
     };
     let bits = match rows.iter().filter_map(|row| row.differing_bits).reduce(|a, b| a + b) {
         Some(bits) => format!("{bits} differing bits"),
@@ -62,8 +63,9 @@ pub fn write(out: &Path, vectors: &Path, rows: &[Row]) -> Result<PathBuf> {
 fn page(vectors: &Path, rows: &[Row]) -> Report {
     let failed = rows.iter().filter(|row| !row.failures.is_empty()).count();
     let checked = rows.iter().filter(|row| row.cases > 0).count();
+    let passed = rows.iter().filter(|row| row.passed()).count();
     let lead = match failed {
-        0 => format!("Every one of {checked} combinations of a provider and a group of vectors passed."),
+        0 => format!("{passed} of {checked} combinations of a provider and a group of vectors passed, none failed."),
         _ => format!("{failed} of {checked} combinations of a provider and a group of vectors failed."),
     };
     let mut report = Report::new("Conformance", lead);
@@ -78,10 +80,11 @@ fn page(vectors: &Path, rows: &[Row]) -> Report {
         Column::number("instructions", ""),
     ]);
     for row in rows {
-        let result = match (row.failures.is_empty(), row.cases) {
-            (false, _) => "FAILED",
-            (true, 0) => "not run",
-            (true, _) => "passed",
+        let result = match (row.failures.is_empty(), row.cases, row.not_run.is_empty()) {
+            (false, ..) => "FAILED",
+            (true, 0, _) => "not run",
+            (true, _, false) => "in part",
+            (true, _, true) => "passed",
         };
         let number = |n: Option<u64>| n.map_or_else(Cell::none, |n| Cell::new(n.to_string()));
         matrix.row([
