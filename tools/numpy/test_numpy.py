@@ -17,6 +17,7 @@ import numpy as np
 
 import check
 import encoder_file
+import edges
 import noise
 import operations as op
 import vectors

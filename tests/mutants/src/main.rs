@@ -97,6 +97,7 @@ fn prepare() -> Result<(Vec<Mutant>, Runner), String> {
         .current_dir(&copy)
         .env("CARGO_TARGET_DIR", copy.join("target"))
         .env("RUSTFLAGS", "-Awarnings")
+        .env_remove("CARGO_BUILD_TARGET")
         .status()
         .map_err(|e| format!("cargo does not start: {e}"))?;
     if !build.success() {
@@ -261,5 +262,40 @@ impl Group {
     /// Case and tensor of the first vector that failed.
     fn vector(&self) -> String {
         self.first.split(": ").take(2).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(lines: &str, no_end: Option<&str>) -> Verdict {
+        let toml = "[[mutant]]\nname='n'\nwhat='w'\nfile='f'\nfrom='1'\nto='2'\ncaught_by=['a', 'b c']\n";
+        let run = Run {
+            groups: lines.lines().filter_map(Group::parse).collect(),
+            no_end: no_end.map(str::to_owned),
+        };
+        run.verdict(&list::parse(toml).unwrap()[0])
+    }
+
+    #[test]
+    fn every_group_of_the_list_must_fail() {
+        let Verdict::Vector(line) = verdict("a\t2\t0\t7: x: 1 bit differs\nb c\t1\t0\tz\nd\t0\t0\t\n", None) else {
+            panic!("both failed");
+        };
+        assert_eq!(line, "a, 7 x, and another group");
+        let Verdict::Survived(why) = verdict("a\t2\t0\t7: x: 1 bit\nb c\t0\t0\t\nd\t1\t0\tz\n", None) else {
+            panic!("b c passed");
+        };
+        assert_eq!(why, "b c passes; these fail: a, d");
+        // What was not run is no failure.
+        assert!(matches!(
+            verdict("a\t0\t1\tlost\nb c\t0\t1\tlost\n", None),
+            Verdict::Survived(_)
+        ));
+        assert!(matches!(
+            verdict("a\t1\t0\tx\nb c\t1\t0\tx\n", Some("failed")),
+            Verdict::NoEnd(_)
+        ));
     }
 }

@@ -22,6 +22,9 @@ pub fn set(number: u32) {
 }
 "#;
 
+/// A place in a file and the mutants that replace it.
+type Place<'m> = (Range<usize>, Vec<(u32, &'m Mutant)>);
+
 /// The text of a file in which each mutated place is a `match` on the number of the mutant that is alive. `mutants` are
 /// those of the file with their numbers, `core` the path by which the file calls `tec-core`.
 ///
@@ -32,7 +35,7 @@ pub fn set(number: u32) {
 pub fn rewrite(source: &str, mutants: &[(u32, &Mutant)], core: &str) -> Result<String, String> {
     let source = without_tests(source);
     let code = without_comments(source);
-    let mut places: Vec<(Range<usize>, Vec<(u32, &Mutant)>)> = Vec::new();
+    let mut places: Vec<Place<'_>> = Vec::new();
     for &(number, mutant) in mutants {
         let place = place(&code, mutant)?;
         match places.iter_mut().find(|(other, _)| *other == place) {

@@ -71,9 +71,10 @@ pub fn find_groups(directory: &Path) -> Result<Vec<Group>> {
         match name.as_str() {
             "masking" => add(name, masking::check),
             "noise" => add(name, masking::noise),
-            "relation" => add(name, relation::check),
+            "kept" => add(name, masking::kept),
+            "relation" | "relation_edges" => add(name, relation::check),
             "pos_embed" => add(name, positions::check),
-            "adapters" => add(name, adapters::check),
+            "adapters" | "adapters_edges" => add(name, adapters::check),
             "integer" => {
                 for (operation, check) in integer::CHECKS {
                     add(format!("integer {operation}"), *check);
