@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors import safe_open
 
 import edges
 import encoder_file
+import functions
 import noise
 from encoder import encode
 from integer_vectors import EXPECTED
@@ -78,22 +80,24 @@ def check_edges(name: str, tensors: Tensors) -> Iterator[tuple[str, Group]]:
     yield name, group
 
 
-def check_integer(tensors: Tensors) -> Iterator[tuple[str, Group]]:
+def check_operations(
+    prefix: str, tensors: Tensors, expect: dict[str, Callable[[Tensors], Tensors]]
+) -> Iterator[tuple[str, Group]]:
     """One group an operation."""
     cases: dict[str, dict[int, Tensors]] = {}
     for name, tensor in tensors.items():
         op, number, what = name.split(".")
         cases.setdefault(op, {}).setdefault(int(number), {})[what] = tensor
-    for op in sorted(set(cases) - set(EXPECTED)):
+    for op in sorted(set(cases) - set(expect)):
         raise SystemExit(f"unknown operation: {op}")
-    for op, expect in EXPECTED.items():
+    for op, expected in expect.items():
         group = Group()
         for case in cases.get(op, {}).values():
             group.cases += 1
-            for name, computed in expect(case).items():
-                group.compare(case.get(name), computed)
+            for name, computed in expected(case).items():
+                group.compare(case.get(name), computed, close=prefix == "functions")
         group.differing += group.cases == 0
-        yield f"integer/{op}", group
+        yield f"{prefix}/{op}", group
 
 
 def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iterator[tuple[str, Group]]:
@@ -128,7 +132,7 @@ def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iter
 def check(directory: Path) -> int:
     """Prints the report of a directory's files; the number of differing values."""
     files = sorted(directory.glob("*.safetensors"))
-    files = [path for path in files if re.fullmatch(r"noise|\w+_edges|kept|integer|encoder_\w+", path.stem)]
+    files = [path for path in files if re.fullmatch(r"noise|\w+_edges|kept|functions|integer|encoder_\w+", path.stem)]
     if not files:
         raise SystemExit(f"{directory}: no vector files of the integer encoder")
     differing = values = 0
@@ -138,8 +142,11 @@ def check(directory: Path) -> int:
             groups = check_noise(tensors)
         elif path.stem in edges.EDGES:
             groups = check_edges(path.stem, tensors)
+        elif path.stem == "functions":
+            expect = {op: partial(functions.expected, op) for op in functions.FUNCTIONS}
+            groups = check_operations("functions", tensors, expect)
         elif path.stem == "integer":
-            groups = check_integer(tensors)
+            groups = check_operations("integer", tensors, EXPECTED)
         else:
             groups = check_encoder(path.stem, tensors, metadata)
         for name, group in groups:

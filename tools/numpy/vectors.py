@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 import edges
 import encoder_file
+import functions
 import noise
 from chooser import Plan, choose_encoder
 from encoder import Constants, encode
@@ -168,6 +169,7 @@ def main() -> None:
     put("noise", noise_tensors(arguments.seed), {"seed": arguments.seed})
     for number, (name, (_, _, metadata)) in enumerate(edges.EDGES.items()):
         put(name, edges.tensors(name, stream(arguments.seed, 400 + number)), metadata)
+    put("functions", functions.tensors(stream(arguments.seed, 500)), {"seed": arguments.seed})
     put("integer", integer_tensors(arguments.seed), {"seed": arguments.seed})
     for number in range(len(PLANS)):
         put(f"encoder_{number}", *encoder_tensors(*made_encoder(arguments.seed, number)))
