@@ -176,6 +176,7 @@ impl Runner {
         let mut child = Command::new(&self.program)
             .arg(&self.vectors)
             .arg(number.to_string())
+            .env("RUST_BACKTRACE", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
