@@ -1,4 +1,4 @@
-"""Recomputes the golden vectors of noise and of the integer encoder from their inputs and compares every value.
+"""Recomputes the golden vectors that vectors.py wrote from their inputs and compares every value.
 
     python tools/numpy/check.py [DIR]
 
@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+import edges
 import encoder_file
+import functions
 import noise
 from encoder import encode
 from integer_vectors import EXPECTED
@@ -31,13 +34,16 @@ class Group:
     def __init__(self) -> None:
         self.cases = self.values = self.differing = 0
 
-    def compare(self, expected: NDArray | None, computed: NDArray | None) -> None:
-        """Counts every value; if one is missing, or types or shapes differ, all values differ."""
+    def compare(self, expected: NDArray | None, computed: NDArray | None, close: bool = False) -> None:
+        """Counts every value; if one is missing, or types or shapes differ, all values differ. `close` lets functions
+        such as exp differ in their last bits from one numpy to the next."""
         one = expected if computed is None else computed
         assert one is not None
         self.values += one.size
         if expected is None or computed is None or expected.shape != computed.shape or expected.dtype != computed.dtype:
             self.differing += max(1, one.size)
+        elif close:
+            self.differing += int((np.abs(expected - computed) > 1e-6 * np.abs(expected).max()).sum())
         else:
             self.differing += int((expected != computed).sum())
 
@@ -65,22 +71,33 @@ def check_noise(tensors: Tensors) -> Iterator[tuple[str, Group]]:
     yield "noise", group
 
 
-def check_integer(tensors: Tensors) -> Iterator[tuple[str, Group]]:
+def check_edges(name: str, tensors: Tensors) -> Iterator[tuple[str, Group]]:
+    """One group a file."""
+    group = Group()
+    group.cases = 1
+    for what, computed in edges.EDGES[name][1](tensors).items():
+        group.compare(tensors.get(what), computed, close=computed.dtype == np.float32)
+    yield name, group
+
+
+def check_operations(
+    prefix: str, tensors: Tensors, expect: dict[str, Callable[[Tensors], Tensors]]
+) -> Iterator[tuple[str, Group]]:
     """One group an operation."""
     cases: dict[str, dict[int, Tensors]] = {}
     for name, tensor in tensors.items():
         op, number, what = name.split(".")
         cases.setdefault(op, {}).setdefault(int(number), {})[what] = tensor
-    for op in sorted(set(cases) - set(EXPECTED)):
+    for op in sorted(set(cases) - set(expect)):
         raise SystemExit(f"unknown operation: {op}")
-    for op, expect in EXPECTED.items():
+    for op, expected in expect.items():
         group = Group()
         for case in cases.get(op, {}).values():
             group.cases += 1
-            for name, computed in expect(case).items():
-                group.compare(case.get(name), computed)
+            for name, computed in expected(case).items():
+                group.compare(case.get(name), computed, close=prefix == "functions")
         group.differing += group.cases == 0
-        yield f"integer/{op}", group
+        yield f"{prefix}/{op}", group
 
 
 def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iterator[tuple[str, Group]]:
@@ -115,7 +132,7 @@ def check_encoder(name: str, tensors: Tensors, metadata: dict[str, str]) -> Iter
 def check(directory: Path) -> int:
     """Prints the report of a directory's files; the number of differing values."""
     files = sorted(directory.glob("*.safetensors"))
-    files = [path for path in files if re.fullmatch(r"noise|integer|encoder_\w+", path.stem)]
+    files = [path for path in files if re.fullmatch(r"noise|\w+_edges|kept|functions|integer|encoder_\w+", path.stem)]
     if not files:
         raise SystemExit(f"{directory}: no vector files of the integer encoder")
     differing = values = 0
@@ -123,8 +140,13 @@ def check(directory: Path) -> int:
         tensors, metadata = load(path)
         if path.stem == "noise":
             groups = check_noise(tensors)
+        elif path.stem in edges.EDGES:
+            groups = check_edges(path.stem, tensors)
+        elif path.stem == "functions":
+            expect = {op: partial(functions.expected, op) for op in functions.FUNCTIONS}
+            groups = check_operations("functions", tensors, expect)
         elif path.stem == "integer":
-            groups = check_integer(tensors)
+            groups = check_operations("integer", tensors, EXPECTED)
         else:
             groups = check_encoder(path.stem, tensors, metadata)
         for name, group in groups:

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import check
+import edges
 import encoder_file
+import functions
 import noise
 import operations as op
 import vectors
@@ -109,6 +111,24 @@ class Operations(unittest.TestCase):
         x[0, 5] = -32768
         n = op.normalized(x, 1)
         self.assertTrue(1 << 27 < int(np.abs(n).max()) < 157 << 20)
+
+
+class Floats(unittest.TestCase):
+    def test_kept_truncates_what_f64_makes_of_it(self) -> None:
+        case = {"patches": np.array([196, 10, 180], dtype=np.uint32), "ratio": np.array([0.75, 0.9, 0.3])}
+        # 10 * (1 - 0.9) is just below one.
+        self.assertEqual(edges.kept(case)["kept"].tolist(), [49, 0, 125])
+
+    def test_gradients_are_those_of_differences(self) -> None:
+        random = np.random.default_rng(5)
+        for op in ("layer_norm", "softmax", "gelu"):
+            for case in functions.FUNCTIONS[op][0](random):
+                function = functions.FUNCTIONS[op][1]
+                step = 1e-6 * np.abs(case["x"]).max()
+                direction = random.normal(0, 1, case["x"].shape)
+                ends = [function({**case, "x": case["x"] + sign * step * direction})["out"] for sign in (1, -1)]
+                slope = ((ends[0] - ends[1]) / (2 * step) * case["grad_out"]).sum()
+                self.assertAlmostEqual((function(case)["grad_x"] * direction).sum(), slope, delta=1e-4 * (1 + abs(slope)))
 
 
 class Noise(unittest.TestCase):

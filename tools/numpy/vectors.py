@@ -1,4 +1,4 @@
-"""Writes the golden vectors of noise and of the integer encoder.
+"""Writes the golden vectors of noise, of float operations at their edges, and of the integer encoder.
 
     python tools/numpy/vectors.py --out DIR [--seed N] [--encoder FILE [--image-seed N] [--images N]]
 
@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+import edges
 import encoder_file
+import functions
 import noise
 from chooser import Plan, choose_encoder
 from encoder import Constants, encode
@@ -147,7 +149,7 @@ def encoder_bytes(path: Path) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the golden vectors of noise and of the integer encoder.")
+    parser = argparse.ArgumentParser(description="Write the golden vectors that tools/numpy makes.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write to")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--encoder", type=Path, help="also write encoder_trained.safetensors, from this encoder.tec")
@@ -165,6 +167,9 @@ def main() -> None:
 
     trained = encoder_bytes(arguments.encoder) if arguments.encoder else None
     put("noise", noise_tensors(arguments.seed), {"seed": arguments.seed})
+    for number, (name, (_, _, metadata)) in enumerate(edges.EDGES.items()):
+        put(name, edges.tensors(name, stream(arguments.seed, 400 + number)), metadata)
+    put("functions", functions.tensors(stream(arguments.seed, 500)), {"seed": arguments.seed})
     put("integer", integer_tensors(arguments.seed), {"seed": arguments.seed})
     for number in range(len(PLANS)):
         put(f"encoder_{number}", *encoder_tensors(*made_encoder(arguments.seed, number)))

@@ -28,6 +28,16 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
             .near("input", "merged_token", &token, goldens.f32("merged_token")?, VALUES);
     }
 
+    // As many groups as the depth asks for, which follows from the widths of the two norms.
+    let widths = ["before", "after"].map(|norm| goldens.data(&format!("encoder.adap_{norm}.weight")).map(Data::len));
+    let [joined, width] = widths;
+    let depth = joined? / width?.max(1);
+    let (groups, expected) = (tec_core::adapter::groups(depth), goldens.count(&["adapters"])?);
+    let as_data = |count: usize| Data::from(vec![count as u32]);
+    session
+        .record
+        .same("encoder", "number of groups", &as_data(groups), &as_data(expected));
+
     let mut names = vec!["levels".to_string()];
     let norms = [
         "adap_before.weight",
@@ -36,7 +46,7 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
         "adap_after.bias",
     ];
     names.extend(norms.map(|name| format!("encoder.{name}")));
-    for group in 0..goldens.count(&["adapters"])? {
+    for group in 0..expected {
         names.extend(["weight", "bias"].map(|name| format!("encoder.fuse_fcs.{group}.{name}")));
         names.extend(mlp(&format!("encoder.adap_mlps.{group}")));
     }

@@ -1,6 +1,7 @@
 //! A whole int8 encoder: its outputs, and every layer on the way to them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tec_device::Operation;
 
@@ -33,6 +34,9 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Where a file's header says which power of two the class output and the mean are multiples of (`docs/encoder-file.md`).
+const CLASS_AND_MEAN_BITS: Range<usize> = 69..71;
+
 fn outputs(record: &mut Record, goldens: &Goldens, case: &str, image: usize, results: &[Data]) -> Result<()> {
     let names = ["class", "mean", "patches"];
     if results.len() != 5 {
@@ -41,24 +45,24 @@ fn outputs(record: &mut Record, goldens: &Goldens, case: &str, image: usize, res
     for (name, result) in names.iter().zip(results) {
         record.same(case, name, result, goldens.data(&format!("{image}.{name}"))?);
     }
-    // As f32, an output is its integers times one power of two: exactly, and the same one for all.
-    for (integers, floats) in results.iter().take(2).zip(results.iter().skip(3)) {
+    // As f32, an output is its integers times the power of two that the file's header says: exactly.
+    let Data::U8(file) = goldens.data("encoder")? else {
+        return Err(goldens.error("encoder is no u8".into()));
+    };
+    let bits = file
+        .get(CLASS_AND_MEAN_BITS)
+        .ok_or_else(|| goldens.error("encoder is too short".into()))?;
+    for ((integers, floats), &bits) in results.iter().take(2).zip(results.iter().skip(3)).zip(bits) {
         let (Data::I16(integers), Data::F32(floats)) = (integers, floats) else {
             record.fail(case, "the f32 view of an output is missing");
             continue;
         };
-        let pairs = integers.iter().zip(floats);
-        let steps: Vec<f32> = pairs
-            .clone()
-            .filter(|(i, _)| **i != 0)
-            .map(|(&i, &f)| f / f32::from(i))
-            .collect();
-        let step = steps.first().copied().unwrap_or(1.0);
-        let exact = step > 0.0 && step.to_bits() << 9 == 0;
-        if !exact || integers.len() != floats.len() || pairs.clone().any(|(&i, &f)| f32::from(i) * step != f) {
+        let step = 2f32.powi(-i32::from(bits as i8));
+        let mut pairs = integers.iter().zip(floats);
+        if integers.len() != floats.len() || pairs.any(|(&i, &f)| f32::from(i) * step != f) {
             record.fail(
                 case,
-                "the f32 view of an output is not its integers times a power of two",
+                "the f32 view of an output is not its integers times the header's power of two",
             );
         }
     }

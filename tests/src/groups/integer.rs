@@ -2,13 +2,13 @@
 
 use tec_device::Operation;
 
-use super::Session;
+use super::{Check, Session};
 use crate::error::Result;
 use crate::goldens::Goldens;
 use crate::tensor::Data;
 
 /// The operations of `integer.safetensors`, one group each.
-pub(super) const CHECKS: &[(&str, fn(&mut Session<'_>) -> Result<()>)] = &[
+pub(super) const CHECKS: &[(&str, Check)] = &[
     ("round", |session| {
         each(
             session,

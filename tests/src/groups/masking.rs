@@ -82,3 +82,22 @@ pub(super) fn noise(session: &mut Session<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+/// `patches` u32, `ratio` f64, `kept` u32: numbers of visible patches.
+pub(super) fn kept(session: &mut Session<'_>) -> Result<()> {
+    let goldens = session.goldens()?;
+    let tensors = ["patches", "ratio", "kept"].map(|name| goldens.data(name));
+    let [Ok(Data::U32(patches)), Ok(Data::F64(ratios)), Ok(Data::U32(kept))] = tensors else {
+        return Err(goldens.error("expected patches and kept as u32, ratio as f64".into()));
+    };
+    for ((&patches, &ratio), &kept) in patches.iter().zip(ratios).zip(kept) {
+        let case = format!("{patches} patches at {ratio}");
+        let arguments = [Data::from(vec![ratio]), Data::from(vec![patches])];
+        if let Some(answer) = session.integers(&case, Operation::Kept, &arguments) {
+            session.record.case();
+            let result = Results(answer.results.iter()).next();
+            session.record.same(&case, "kept", &result, &Data::from(vec![kept]));
+        }
+    }
+    Ok(())
+}

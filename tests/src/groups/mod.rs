@@ -3,6 +3,7 @@
 mod adapters;
 mod bits;
 mod encoder;
+mod functions;
 mod integer;
 mod masking;
 mod positions;
@@ -24,12 +25,15 @@ pub const VALUES: f64 = 1e-5;
 /// As [`VALUES`], for gradients.
 pub const GRADIENTS: f64 = 1e-4;
 
+/// What a group does.
+type Check = fn(&mut Session<'_>) -> Result<()>;
+
 /// Some vectors and the checks that go with them.
 #[derive(Clone)]
 pub struct Group {
     name: String,
     goldens: Option<Arc<Goldens>>,
-    check: fn(&mut Session<'_>) -> Result<()>,
+    check: Check,
 }
 
 impl Group {
@@ -71,9 +75,15 @@ pub fn find_groups(directory: &Path) -> Result<Vec<Group>> {
         match name.as_str() {
             "masking" => add(name, masking::check),
             "noise" => add(name, masking::noise),
-            "relation" => add(name, relation::check),
+            "kept" => add(name, masking::kept),
+            "relation" | "relation_edges" => add(name, relation::check),
             "pos_embed" => add(name, positions::check),
-            "adapters" => add(name, adapters::check),
+            "adapters" | "adapters_edges" => add(name, adapters::check),
+            "functions" => {
+                for (function, check) in functions::CHECKS {
+                    add(format!("functions {function}"), *check);
+                }
+            }
             "integer" => {
                 for (operation, check) in integer::CHECKS {
                     add(format!("integer {operation}"), *check);

@@ -150,6 +150,7 @@ fn feature_targets_and_loss(session: &mut Session<'_>, goldens: &Goldens, sizes:
         .zip(masks.chunks_exact(patches));
     for (image, ((prediction, mask), target)) in images.zip(&targets).enumerate() {
         let case = format!("feature loss of image {image}");
+        let removed = mask;
         let [prediction, target, mask] = [prediction, target, mask].map(Data::from);
         let arguments = [prediction, target, mask, sizes_of(&[width]), Data::from(vec![scale])];
         let Some(results) = session.floats(&case, Operation::FeatureLoss, &arguments) else {
@@ -157,7 +158,15 @@ fn feature_targets_and_loss(session: &mut Session<'_>, goldens: &Goldens, sizes:
         };
         session.record.case();
         let mut results = Results(results.iter());
-        errors.push(results.floats().first().copied().unwrap_or(f32::NAN));
+        let sum_and_count = results.floats();
+        errors.push(sum_and_count.first().copied().unwrap_or(f32::NAN));
+        let count = Data::from(sum_and_count.get(1..).unwrap_or_default());
+        session.record.same(
+            &case,
+            "removed patches",
+            &count,
+            &Data::from(vec![removed.iter().sum::<f32>()]),
+        );
         gradients.extend(results.floats());
     }
     let total = errors.total() * scale;
