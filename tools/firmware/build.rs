@@ -16,7 +16,11 @@ fn main() {
     };
     let board = env::var("TEC_BOARD").unwrap_or_else(|_| default.into());
     let shipped = PathBuf::from("boards").join(format!("{board}.x"));
-    let file = if shipped.is_file() { shipped } else { PathBuf::from(&board) };
+    let file = if shipped.is_file() {
+        shipped
+    } else {
+        PathBuf::from(&board)
+    };
     let memory = fs::read(&file).unwrap_or_else(|e| {
         panic!("TEC_BOARD={board}: no boards/{board}.x and no such file ({e}); give a linker script with FLASH and RAM")
     });
