@@ -136,13 +136,7 @@ impl<'a> Block<'a> {
         });
     }
 
-    fn keys_and_values(
-        &self,
-        head: usize,
-        tokens: &[i16],
-        buffers: &mut AttentionBuffers<'_>,
-        trace: &mut impl Trace,
-    ) {
+    fn keys_and_values(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>, trace: &mut impl Trace) {
         let count = buffers.scores.len();
         let width = self.dim / self.heads.max(1);
         let keys = self.qkv.outputs(self.dim + head * width, width);

@@ -4,20 +4,26 @@ mod common;
 
 use common::{Bytes, Random, file, geometry, header, seal};
 use proptest::prelude::*;
-use tec_edge::format::{HEADER_LEN, Section, file_len, sections};
-use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, Outputs};
+use tec_edge::format::{HEADER_LEN, Section, TABLE_ENTRY_LEN, file_len, sections};
+use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
+
+/// The shape of [`small`].
+const SMALL: Geometry = Geometry {
+    image_size: 4,
+    patch_size: 2,
+    channels: 1,
+    dim: 4,
+    depth: 1,
+    heads: 2,
+    hidden: 3,
+};
+/// Sections of [`small`].
+const SECTIONS: usize = 28;
+/// Where the section table of [`small`] ends.
+const TABLE_END: usize = HEADER_LEN + SECTIONS * TABLE_ENTRY_LEN;
 
 fn small() -> Vec<u8> {
-    let geometry = Geometry {
-        image_size: 4,
-        patch_size: 2,
-        channels: 1,
-        dim: 4,
-        depth: 1,
-        heads: 2,
-        hidden: 3,
-    };
-    file(&header(geometry), 0, false)
+    file(&header(SMALL), 0, false)
 }
 
 fn open(bytes: &[u8]) -> Result<(), Error> {
@@ -65,10 +71,12 @@ fn every_truncation_is_refused() {
 fn every_flipped_byte_is_refused() {
     let file = small();
     for at in 0..file.len() {
-        for flip in [1u8, 0x80, 0xff] {
+        let byte = file[at];
+        let flips = (0..8).map(|bit| byte ^ (1 << bit));
+        for other in flips.chain([!byte, byte.wrapping_add(1)]) {
             let mut damaged = file.clone();
-            damaged[at] ^= flip;
-            assert!(open(&damaged).is_err(), "byte {at} ^ {flip:#x}");
+            damaged[at] = other;
+            assert!(open(&damaged).is_err(), "byte {at} as {other:#x}");
         }
     }
 }
@@ -138,7 +146,7 @@ fn forged_headers_are_named() {
     assert_eq!(forged(88, 0), header("std", 0));
     assert_eq!(forged(100, 29), header("number of sections", 29));
     assert_eq!(forged(140, 1), unsupported("reserved bytes", 1));
-    for at in (HEADER_LEN..HEADER_LEN + 28 * 16).step_by(4) {
+    for at in (HEADER_LEN..TABLE_END).step_by(4) {
         assert!(
             matches!(forged(at, 0xffff_fff0), Err(Error::Section { .. })),
             "table word at {at}"
@@ -148,16 +156,7 @@ fn forged_headers_are_named() {
 
 #[test]
 fn forged_sections_are_named() {
-    let geometry = Geometry {
-        image_size: 4,
-        patch_size: 2,
-        channels: 1,
-        dim: 4,
-        depth: 1,
-        heads: 2,
-        hidden: 3,
-    };
-    for placed in sections(&geometry, 5) {
+    for placed in sections(&SMALL, 5) {
         let values: &[(u64, &[u8])] = match placed.section {
             Section::PatchWeight | Section::QkvWeight | Section::Fc2Weight => &[(placed.len - 1, &[0x80])],
             Section::PatchBias | Section::Fc1Bias => &[(0, &[1, 0, 0, 0x40]), (4, &[0xff, 0xff, 0xff, 0xbf])],
@@ -238,22 +237,239 @@ fn sizes_near_the_caps_do_not_overflow() {
     assert!(Encoder::from_bytes(bytes.get()).is_ok());
 }
 
-/// Opens, and encodes if it opens.
-fn use_it(bytes: &[u8]) {
+/// Opens, and encodes if it opens; says whether it did.
+fn use_it(bytes: &[u8]) -> bool {
     let bytes = Bytes::new(bytes);
     let Ok(encoder) = Encoder::from_bytes(bytes.get()) else {
-        return;
+        return false;
     };
     let image = vec![200; encoder.geometry().image_len()];
-    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::MEAN), 1);
-    let mut out = vec![0; encoder.geometry().dim];
+    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), 1);
+    let dim = encoder.geometry().dim;
+    let (mut class, mut mean) = (vec![0; dim], vec![0; dim]);
+    let mut patches = vec![0; encoder.output_len(OutputKind::Patches)];
     let output = Output {
-        mean: Some(&mut out),
-        ..Output::default()
+        class: Some(&mut class),
+        mean: Some(&mut mean),
+        patches: Some(&mut patches),
     };
     encoder
         .encode(Image::Pixels(&image), scratch.get_mut(), output)
         .unwrap();
+    true
+}
+
+#[test]
+fn every_changed_byte_with_a_right_checksum_is_refused_or_encodes() {
+    let file = small();
+    let mut changed = file.clone();
+    let (mut refused, mut accepted) = (0, 0);
+    for at in (0..16).chain(20..file.len()) {
+        let byte = file[at];
+        let flips = (0..8).map(|bit| byte ^ (1 << bit));
+        for other in flips.chain([!byte, byte.wrapping_add(1), byte.wrapping_sub(1), 0, 0x80]) {
+            if other == byte {
+                continue;
+            }
+            changed[at] = other;
+            seal(&mut changed);
+            let opened = use_it(&changed);
+            // Magic, version, length, flags, geometry and table have one right value each.
+            let fixed = at < 52 || (HEADER_LEN..TABLE_END).contains(&at);
+            assert!(!(fixed && opened), "byte {at} as {other:#x}");
+            *if opened { &mut accepted } else { &mut refused } += 1;
+        }
+        changed[at] = byte;
+    }
+    println!("{refused} refused, {accepted} encoded");
+    assert!(
+        refused > 5_000 && accepted > 5_000,
+        "{refused} refused, {accepted} encoded"
+    );
+}
+
+#[test]
+fn every_word_of_header_and_table_at_every_edge() {
+    let file = small();
+    let len = file.len() as u32;
+    let mut values: Vec<u32> = (0..32)
+        .flat_map(|bit| [1 << bit, (1u32 << bit).wrapping_neg()])
+        .collect();
+    for middle in [0, 1 << 16, 1 << 30, 1 << 31, len, len / 2] {
+        values.extend((0..33u32).map(|i| middle.wrapping_add(i).wrapping_sub(16)));
+    }
+    for at in (8..TABLE_END).step_by(4).filter(|&at| at != 16) {
+        let right = u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+        for &value in &values {
+            let mut forged = file.clone();
+            forged[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            seal(&mut forged);
+            // The words that have more than one right value: epsilon, scales, mean and standard deviation.
+            let free = (60..100).contains(&at) || at == 52;
+            assert!(!use_it(&forged) || free || value == right, "{value:#x} at {at}");
+            // And the same without a checksum that agrees.
+            if value != right {
+                forged[16..20].copy_from_slice(&file[16..20]);
+                assert!(!use_it(&forged), "{value:#x} at {at}, old checksum");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_version_one_is_read() {
+    for version in (0..1000).chain([1 << 8, 1 << 16, 1 << 24, 1 << 31, u32::MAX]) {
+        let expected = match version {
+            1 => Ok(()),
+            actual => Err(Error::Version { expected: 1, actual }),
+        };
+        assert_eq!(forged(8, version), expected);
+    }
+}
+
+/// The table's entry of a section.
+fn entry(index: usize) -> std::ops::Range<usize> {
+    HEADER_LEN + index * TABLE_ENTRY_LEN..HEADER_LEN + (index + 1) * TABLE_ENTRY_LEN
+}
+
+#[test]
+fn sections_that_overlap_or_change_places_are_refused() {
+    let file = small();
+    let refuse = |changed: &[u8], what: &str, (a, b): (usize, usize)| {
+        let mut changed = changed.to_vec();
+        seal(&mut changed);
+        let error = open(&changed);
+        assert!(matches!(error, Err(Error::Section { .. })), "{what} {a} {b}: {error:?}");
+    };
+    let placed: Vec<_> = sections(&SMALL, 5).collect();
+    assert_eq!(placed.len(), SECTIONS);
+    for (a, b) in (0..SECTIONS)
+        .flat_map(|a| (0..SECTIONS).map(move |b| (a, b)))
+        .filter(|(a, b)| a != b)
+    {
+        // Two entries change places: kinds out of order.
+        let mut changed = file.clone();
+        let first = file[entry(a)].to_vec();
+        changed.copy_within(entry(b), entry(a).start);
+        changed[entry(b)].copy_from_slice(&first);
+        refuse(&changed, "entries", (a, b));
+        // Kinds stay in order, offsets change places.
+        let mut changed = file.clone();
+        for (to, from) in [(a, b), (b, a)] {
+            changed[entry(to)][4..8].copy_from_slice(&(placed[from].offset as u32).to_le_bytes());
+        }
+        refuse(&changed, "offsets", (a, b));
+        // One section lies where another one does, or begins in its middle.
+        for delta in [0, 16] {
+            let mut changed = file.clone();
+            let offset = placed[b].offset as u32 + delta;
+            if u64::from(offset) != placed[a].offset {
+                changed[entry(a)][4..8].copy_from_slice(&offset.to_le_bytes());
+                refuse(&changed, "one place", (a, b));
+            }
+        }
+        // One reaches to the end of another one.
+        let mut changed = file.clone();
+        let end = placed[b].offset + placed[b].len;
+        let len = (end as u32).wrapping_sub(placed[a].offset as u32);
+        if u64::from(len) != placed[a].len {
+            changed[entry(a)][8..12].copy_from_slice(&len.to_le_bytes());
+            refuse(&changed, "reaching", (a, b));
+        }
+    }
+    // A section inside the header, inside the table, before an offset wraps around, and beyond the end.
+    for index in 0..SECTIONS {
+        for offset in [
+            0,
+            16,
+            HEADER_LEN as u32,
+            TABLE_END as u32 - 16,
+            u32::MAX - 15,
+            file.len() as u32 + 16,
+        ] {
+            let mut changed = file.clone();
+            changed[entry(index)][4..8].copy_from_slice(&offset.to_le_bytes());
+            refuse(&changed, "offset", (index, offset as usize));
+            changed[entry(index)][8..12].copy_from_slice(&offset.wrapping_neg().to_le_bytes());
+            refuse(&changed, "offset and length", (index, offset as usize));
+        }
+    }
+}
+
+/// Several changes of different kinds.
+fn mutate(file: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..random.range(1, 6) {
+        let end = if random.next().is_multiple_of(2) {
+            TABLE_END
+        } else {
+            file.len()
+        }
+        .min(file.len());
+        let at = random.range(0, end.max(1) as i64 - 1) as usize;
+        let value = random.next();
+        match value >> 60 {
+            0..=5 => file[at..].iter_mut().take(1).for_each(|byte| *byte = value as u8),
+            6..=9 => file[at..].iter_mut().take(1).for_each(|byte| *byte ^= 1 << (value % 8)),
+            10..=12 => {
+                // A word near a power of two.
+                let word = (1u64 << (value % 33)) as u32;
+                let word = word.wrapping_add((value >> 32) as u32 % 9).wrapping_sub(4);
+                for (byte, new) in file[at & !3..].iter_mut().zip(word.to_le_bytes()) {
+                    *byte = new;
+                }
+            }
+            13 => {
+                let len = (value % 64) as usize;
+                let to = (value >> 8) as usize % end.max(1);
+                if at.max(to) + len <= file.len() {
+                    file.copy_within(at..at + len, to);
+                }
+            }
+            14 if value.is_multiple_of(4) => file.truncate(at),
+            _ => file[at..]
+                .iter_mut()
+                .take(1)
+                .for_each(|byte| *byte = byte.wrapping_add(1)),
+        }
+    }
+}
+
+/// How many of `count` mutated files open.
+fn mutations(seed: u64, count: u32) -> u32 {
+    let good = small();
+    let mut random = Random(seed);
+    let mut opened = 0;
+    for _ in 0..count {
+        let mut file = good.clone();
+        mutate(&mut file, &mut random);
+        // One in eight keeps its old checksum, one in eight its old length.
+        let keep = random.next() % 8;
+        let len = file.len() as u32;
+        if let Some(slot) = file.get_mut(12..16).filter(|_| keep != 0) {
+            slot.copy_from_slice(&len.to_le_bytes());
+        }
+        if keep != 1 && file.len() >= 20 {
+            seal(&mut file);
+        }
+        opened += u32::from(use_it(&file));
+    }
+    opened
+}
+
+#[test]
+fn a_million_mutated_files_never_panic() {
+    const PARTS: u32 = 4;
+    const EACH: u32 = 250_000;
+    let opened: u32 = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..PARTS)
+            .map(|part| scope.spawn(move || mutations(part.into(), EACH)))
+            .collect();
+        parts.into_iter().map(|part| part.join().unwrap()).sum()
+    });
+    let count = PARTS * EACH;
+    println!("mutated files: {count}, of which {opened} opened");
+    // Neither side is empty: refusing everything, or accepting it, would say little.
+    assert!((count / 20..count / 2).contains(&opened), "{opened} of {count}");
 }
 
 proptest! {
@@ -265,7 +481,7 @@ proptest! {
         let mut random = Random(seed);
         for _ in 0..changes {
             // Half of the changes hit the header and the table.
-            let end = if random.next().is_multiple_of(2) { HEADER_LEN + 28 * 16 } else { file.len() };
+            let end = if random.next().is_multiple_of(2) { TABLE_END } else { file.len() };
             let at = random.range(20, end as i64 - 1) as usize;
             file[at] = random.next() as u8;
         }

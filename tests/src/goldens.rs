@@ -106,8 +106,14 @@ impl Goldens {
 
     /// How many cases `PREFIX.0.…`, `PREFIX.1.…` there are; with an empty prefix `0.…`, `1.…`.
     pub fn cases(&self, prefix: &str) -> usize {
-        let start = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
-        let numbers = self.names().filter_map(|name| name.strip_prefix(&start)?.split('.').next()?.parse::<usize>().ok());
+        let start = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{prefix}.")
+        };
+        let numbers = self
+            .names()
+            .filter_map(|name| name.strip_prefix(&start)?.split('.').next()?.parse::<usize>().ok());
         numbers.max().map_or(0, |last| last + 1)
     }
 
@@ -116,7 +122,9 @@ impl Goldens {
     /// # Errors
     /// [`Error::Vectors`] when there is none of this name.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors.get(name).ok_or_else(|| self.error(format!("there is no tensor {name}")))
+        self.tensors
+            .get(name)
+            .ok_or_else(|| self.error(format!("there is no tensor {name}")))
     }
 
     /// The elements of a tensor.
@@ -141,7 +149,9 @@ impl Goldens {
     /// [`Error::Vectors`] when there is none of this name, or it has another number of axes.
     pub fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let shape = self.shape(name)?;
-        shape.try_into().map_err(|_| self.error(format!("{name} has shape {shape:?}, expected {N} axes")))
+        shape
+            .try_into()
+            .map_err(|_| self.error(format!("{name} has shape {shape:?}, expected {N} axes")))
     }
 
     typed!(f32: F32(f32), i64: I64(i64));
@@ -151,7 +161,8 @@ impl Goldens {
     /// # Errors
     /// [`Error::Vectors`] when there is none of this name, or a value is not a u32.
     pub fn u32(&self, name: &str) -> Result<Vec<u32>> {
-        let narrow = |&v: &i64| u32::try_from(v).map_err(|_| self.error(format!("{name} holds {v}, expected an index")));
+        let narrow =
+            |&v: &i64| u32::try_from(v).map_err(|_| self.error(format!("{name} holds {v}, expected an index")));
         self.i64(name)?.iter().map(narrow).collect()
     }
 
@@ -160,7 +171,9 @@ impl Goldens {
     /// # Errors
     /// [`Error::Vectors`] when there is none of this key.
     pub fn metadata(&self, key: &str) -> Result<&Value> {
-        self.metadata.get(key).ok_or_else(|| self.error(format!("the metadata has no {key}")))
+        self.metadata
+            .get(key)
+            .ok_or_else(|| self.error(format!("the metadata has no {key}")))
     }
 
     /// A number in the metadata, by the keys that lead to it.
@@ -168,12 +181,18 @@ impl Goldens {
     /// # Errors
     /// [`Error::Vectors`] when there is none.
     pub fn number(&self, keys: &[&str]) -> Result<f64> {
-        let (first, rest) = keys.split_first().ok_or_else(|| self.error("no key was given".into()))?;
-        let value = rest.iter().fold(self.metadata(first)?, |value, key| match key.parse::<usize>() {
-            Ok(index) => &value[index],
-            Err(_) => &value[*key],
-        });
-        value.as_f64().ok_or_else(|| self.error(format!("the metadata's {} is no number", keys.join("."))))
+        let (first, rest) = keys
+            .split_first()
+            .ok_or_else(|| self.error("no key was given".into()))?;
+        let value = rest
+            .iter()
+            .fold(self.metadata(first)?, |value, key| match key.parse::<usize>() {
+                Ok(index) => &value[index],
+                Err(_) => &value[*key],
+            });
+        value
+            .as_f64()
+            .ok_or_else(|| self.error(format!("the metadata's {} is no number", keys.join("."))))
     }
 
     /// A count in the metadata, by the keys that lead to it.
@@ -185,7 +204,10 @@ impl Goldens {
         if number >= 0.0 && number.fract() == 0.0 && number < 1e9 {
             Ok(number as usize)
         } else {
-            Err(self.error(format!("the metadata's {} is {number}, expected a count", keys.join("."))))
+            Err(self.error(format!(
+                "the metadata's {} is {number}, expected a count",
+                keys.join(".")
+            )))
         }
     }
 
@@ -206,7 +228,10 @@ pub fn max_error(actual: &[f32], golden: &[f32]) -> f64 {
     if actual.len() != golden.len() || actual.iter().chain(golden).any(|v| !v.is_finite()) {
         return f64::INFINITY;
     }
-    let differences = actual.iter().zip(golden).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    let differences = actual
+        .iter()
+        .zip(golden)
+        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
     let difference = differences.fold(0.0, f64::max);
     let largest = golden.iter().map(|&b| f64::from(b).abs()).fold(0.0, f64::max);
     if largest > 0.0 {
@@ -230,7 +255,10 @@ mod tests {
         assert_eq!(goldens.f32("1.noise").unwrap().len(), 3 * 49);
         assert_eq!(goldens.count(&["cases", "1", "keep"]).unwrap(), 12);
         let missing = goldens.f32("nothing").unwrap_err().to_string();
-        assert!(missing.contains("masking.safetensors") && missing.contains("nothing"), "{missing}");
+        assert!(
+            missing.contains("masking.safetensors") && missing.contains("nothing"),
+            "{missing}"
+        );
         assert!(goldens.f32("1.ids_keep").is_err());
         assert!(goldens.count(&["cases", "1", "mask_ratio"]).is_err());
         assert!(read(Path::new("nowhere.safetensors")).is_err());

@@ -105,7 +105,10 @@ fn read_frame(input: &mut impl Read) -> std::result::Result<Reply, String> {
 impl Link for Stream {
     fn send(&mut self, kind: FrameKind, payload: &[u8]) -> std::result::Result<(), Failure> {
         let header = Header::of(kind, &[payload]).to_bytes();
-        let sent = self.output.write_all(&header).and_then(|()| self.output.write_all(payload));
+        let sent = self
+            .output
+            .write_all(&header)
+            .and_then(|()| self.output.write_all(payload));
         sent.and_then(|()| self.output.flush())
             .map_err(|e| Failure::Lost(format!("the device does not listen any more: {e}")))
     }
@@ -149,7 +152,9 @@ impl Command {
             device: words.first().cloned().unwrap_or_else(|| "no command".into()),
             reason,
         };
-        let (program, arguments) = words.split_first().ok_or_else(|| fail("give a command to run".into()))?;
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| fail("give a command to run".into()))?;
         let mut child = std::process::Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -157,7 +162,8 @@ impl Command {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| fail(format!("cannot be started: {e}")))?;
-        let (Some(output), Some(input), Some(mut errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(output), Some(input), Some(mut errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(fail("has no standard input and output".into()));
         };
@@ -189,8 +195,16 @@ impl Command {
             Ok(Some(status)) => format!(" ({status})"),
             _ => String::new(),
         };
-        let complaints = self.complaints.lock().map(|text| text.trim().to_string()).unwrap_or_default();
-        let last = complaints.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default();
+        let complaints = self
+            .complaints
+            .lock()
+            .map(|text| text.trim().to_string())
+            .unwrap_or_default();
+        let last = complaints
+            .lines()
+            .next_back()
+            .map(|line| format!(": {line}"))
+            .unwrap_or_default();
         Failure::Lost(format!("{reason}{end}{last}"))
     }
 }

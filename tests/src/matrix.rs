@@ -22,5 +22,9 @@ pub fn run(
         each(&row);
         row
     };
-    groups.iter().filter(|group| has_reference || !group.needs_reference()).map(check).collect()
+    groups
+        .iter()
+        .filter(|group| has_reference || !group.needs_reference())
+        .map(check)
+        .collect()
 }

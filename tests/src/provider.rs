@@ -45,9 +45,12 @@ pub enum Failure {
     /// The operation refused its arguments.
     #[error("{0}")]
     Refused(String),
-    /// The device does not answer any more.
+    /// The device stopped answering this request.
     #[error("{0}")]
     Lost(String),
+    /// It was not asked, for it had stopped answering before.
+    #[error("not asked, for before that {0}")]
+    Gone(String),
 }
 
 /// Something that computes operations.
@@ -58,7 +61,7 @@ pub trait Provider {
     /// Computes.
     ///
     /// # Errors
-    /// [`Failure`]; after [`Failure::Lost`] there will be no answer again.
+    /// [`Failure`]; after [`Failure::Lost`] it is [`Failure::Gone`] always.
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure>;
 }
 
@@ -139,10 +142,12 @@ impl Remote {
             device: shown.clone(),
             reason,
         };
-        let greeting = link.send(FrameKind::Hello, &write_head(tec_device::frame::PROTOCOL, 0)).and_then(|()| {
-            let reply = link.receive()?;
-            Ok(reply)
-        });
+        let greeting = link
+            .send(FrameKind::Hello, &write_head(tec_device::frame::PROTOCOL, 0))
+            .and_then(|()| {
+                let reply = link.receive()?;
+                Ok(reply)
+            });
         let Reply { kind, payload } = greeting.map_err(|e| fail(e.to_string()))?;
         if kind != FrameKind::Hello {
             return Err(fail(format!("answered a greeting with {kind:?}: {}", text(&payload))));
@@ -185,7 +190,11 @@ impl Remote {
                     return Ok(answer);
                 }
                 FrameKind::Panic => return Err(Failure::Lost(format!("the device failed: {}", text(&payload)))),
-                other => return Err(Failure::Lost(format!("the device sent {other:?} where an answer was due"))),
+                other => {
+                    return Err(Failure::Lost(format!(
+                        "the device sent {other:?} where an answer was due"
+                    )));
+                }
             }
         }
     }
@@ -198,7 +207,7 @@ impl Provider for Remote {
 
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure> {
         if let Some(reason) = &self.lost {
-            return Err(Failure::Lost(reason.clone()));
+            return Err(Failure::Gone(reason.clone()));
         }
         self.requests = self.requests.wrapping_add(1);
         let request = encode(operation, self.requests, arguments);
@@ -239,8 +248,9 @@ fn results(payload: &[u8]) -> std::result::Result<Vec<Data>, Failure> {
     let mut tensors = Tensors::new(payload);
     let mut results = Vec::new();
     while !tensors.is_empty() {
-        let (kind, bytes) =
-            tensors.take_bytes().map_err(|e| Failure::Lost(format!("an answer makes no sense: {e}")))?;
+        let (kind, bytes) = tensors
+            .take_bytes()
+            .map_err(|e| Failure::Lost(format!("an answer makes no sense: {e}")))?;
         results.push(Data::from_bytes(kind, bytes));
     }
     Ok(results)
@@ -254,7 +264,9 @@ fn decode(payload: &[u8], number: u32) -> std::result::Result<Answer, Failure> {
         return Err(Failure::DoesNotFit);
     }
     if of != number {
-        return Err(Failure::Lost(format!("request {number} got the answer of request {of}")));
+        return Err(Failure::Lost(format!(
+            "request {number} got the answer of request {of}"
+        )));
     }
     let results = results(payload)?;
     let explanation = || match results.first() {
@@ -263,7 +275,11 @@ fn decode(payload: &[u8], number: u32) -> std::result::Result<Answer, Failure> {
     };
     match status {
         Status::Done => Ok(Answer {
-            instructions: payload.get(8..HEAD_LEN).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).filter(|&n| n > 0),
+            instructions: payload
+                .get(8..HEAD_LEN)
+                .and_then(|b| b.try_into().ok())
+                .map(u64::from_le_bytes)
+                .filter(|&n| n > 0),
             results,
             parts: Vec::new(),
         }),

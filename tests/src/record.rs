@@ -42,6 +42,11 @@ impl Row {
         }
     }
 
+    /// Whether everything was compared and found right.
+    pub fn passed(&self) -> bool {
+        self.cases > 0 && self.failures.is_empty() && self.not_run.is_empty()
+    }
+
     /// A row for a provider that cannot be asked.
     pub fn not_there(provider: &str, group: &str, reason: &str) -> Self {
         Self {
@@ -80,6 +85,11 @@ impl Record {
         self.row.not_run.push(format!("{case}: {reason}"));
     }
 
+    /// How many cases were not compared.
+    pub fn not_run_so_far(&self) -> usize {
+        self.row.not_run.len()
+    }
+
     /// Something is wrong.
     pub fn fail(&mut self, case: &str, what: &str) {
         self.failed += 1;
@@ -95,7 +105,10 @@ impl Record {
         *self.row.differing_bits.get_or_insert(0) += bits;
         if let Some(index) = first {
             let (is, was) = (actual.show(index), golden.show(index));
-            self.fail(case, &format!("{what}: {bits} bits differ; element {index} is {is}, expected {was}"));
+            self.fail(
+                case,
+                &format!("{what}: {bits} bits differ; element {index} is {is}, expected {was}"),
+            );
         }
     }
 
@@ -109,7 +122,10 @@ impl Record {
         self.row.values += values as u64;
         self.row.max_error = Some(self.row.max_error.unwrap_or(0.0).max(error));
         // Not `error > bound`: a NaN fails.
-        if !matches!(error.partial_cmp(&bound), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
+        if !matches!(
+            error.partial_cmp(&bound),
+            Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)
+        ) {
             self.fail(case, &format!("{what}: error {error:.1e}, at most {bound:.0e}"));
         }
     }
@@ -142,7 +158,11 @@ mod tests {
         let row = record.finish();
         assert_eq!((row.differing_bits, row.values), (Some(1), 4));
         assert_eq!(row.failures.len(), 2);
-        assert!(row.failures[0].contains("element 1 is 2, expected 3"), "{}", row.failures[0]);
+        assert!(
+            row.failures[0].contains("element 1 is 2, expected 3"),
+            "{}",
+            row.failures[0]
+        );
     }
 
     #[test]

@@ -148,14 +148,24 @@ mod tests {
         let data = |values: &[f32]| Data::from(values);
         assert_eq!(data(&[1.0, f32::NAN]).difference(&data(&[1.0, -f32::NAN])), (0, None));
         assert_eq!(data(&[1.0, 0.0]).difference(&data(&[1.0, -0.0])), (1, Some(1)));
-        assert_eq!(Data::from(vec![1i16, 2, 3]).difference(&Data::from(vec![1i16, 2, 0x100])), (3, Some(2)));
+        assert_eq!(
+            Data::from(vec![1i16, 2, 3]).difference(&Data::from(vec![1i16, 2, 0x100])),
+            (3, Some(2))
+        );
         assert_eq!(Data::from(vec![1u8]).difference(&Data::from(vec![1i8])), (8, Some(0)));
-        assert_eq!(Data::from(vec![1u8]).difference(&Data::from(Vec::<u8>::new())), (8, Some(0)));
+        assert_eq!(
+            Data::from(vec![1u8]).difference(&Data::from(Vec::<u8>::new())),
+            (8, Some(0))
+        );
     }
 
     #[test]
     fn bytes_and_back() {
-        for data in [Data::from(vec![1i64, -2]), Data::from(vec![-1i8, 5]), Data::from(vec![1.5f32])] {
+        for data in [
+            Data::from(vec![1i64, -2]),
+            Data::from(vec![-1i8, 5]),
+            Data::from(vec![1.5f32]),
+        ] {
             assert_eq!(Data::from_bytes(data.kind(), &data.to_bytes()), data);
         }
         let mut zeros = Data::zeros(Kind::I16, 4);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use tec_tests::goldens::max_error;
+use tec_conformance::max_error;
 use tec_train::model::{
     BaseConfig, Checkpoint, DecoderConfig, EncoderMetadata, LoadOptions, Mae, MaeConfig, Masks, Observer, Pool, Site,
     Tec, TecConfig, Vit, VitConfig,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::npy::NpzTensors;
+use tec_conformance::{goldens, max_error};
 use tec_core::position::{Resample, resize_bicubic};
-use tec_tests::goldens::{self, max_error};
 use tec_train::model::{LoadOptions, Vit, VitConfig};
 
 /// The folder of the DINOv2 ViT-S/14 weights beside the repository, or `None` after saying that the test did not run.
@@ -84,8 +84,8 @@ fn the_native_position_table_resizes_to_the_exporters() {
     let Some(folder) = folder("the_native_position_table_resizes_to_the_exporters") else {
         return;
     };
-    let native = goldens::load_file(&folder.join("pos_embed_518px_37x37.safetensors"));
-    let patches = &native.f32("embeddings.position_embeddings")[384..];
+    let native = goldens::read(&folder.join("pos_embed_518px_37x37.safetensors")).unwrap();
+    let patches = &native.f32("embeddings.position_embeddings").unwrap()[384..];
     let mut resized = vec![0.0; 16 * 16 * 384];
     resize_bicubic(patches, 37, 16, 384, Resample::Plain, &mut resized).unwrap();
     let base = base(&folder);

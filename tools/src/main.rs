@@ -1,5 +1,6 @@
-//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect.
+//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect, check conformance.
 
+mod conformance;
 mod embed;
 mod encoder;
 mod eval;
@@ -10,6 +11,7 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod quickstart;
+mod respond;
 mod threads;
 
 use std::process::ExitCode;
@@ -40,6 +42,10 @@ enum Verb {
     Quantize(quantize::Args),
     /// Turn images into embeddings
     Embed(embed::Args),
+    /// Check every bit on this host, on emulated machines and on your device
+    Conformance(conformance::Args),
+    /// Answer requests on standard input, so that `tec conformance --device "ssh HOST tec respond"` checks this machine
+    Respond(respond::Args),
     /// Say what a file is: an image, a checkpoint, an encoder, a run
     Inspect(inspect::Args),
 }
@@ -73,6 +79,8 @@ fn main() -> ExitCode {
         Verb::Export(args) => export::run(&args),
         Verb::Quantize(args) => quantize::run(&args),
         Verb::Embed(args) => embed::run(&args),
+        Verb::Conformance(args) => conformance::run(&args),
+        Verb::Respond(args) => respond::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
     });
     match result {

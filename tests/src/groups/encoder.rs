@@ -49,7 +49,9 @@ fn outputs(record: &mut Record, goldens: &Goldens, case: &str, image: usize, res
     let Data::U8(file) = goldens.data("encoder")? else {
         return Err(goldens.error("encoder is no u8".into()));
     };
-    let bits = file.get(CLASS_AND_MEAN_BITS).ok_or_else(|| goldens.error("encoder is too short".into()))?;
+    let bits = file
+        .get(CLASS_AND_MEAN_BITS)
+        .ok_or_else(|| goldens.error("encoder is too short".into()))?;
     for ((integers, floats), &bits) in results.iter().take(2).zip(results.iter().skip(3)).zip(bits) {
         let (Data::I16(integers), Data::F32(floats)) = (integers, floats) else {
             record.fail(case, "the f32 view of an output is missing");
@@ -58,7 +60,10 @@ fn outputs(record: &mut Record, goldens: &Goldens, case: &str, image: usize, res
         let step = 2f32.powi(-i32::from(bits as i8));
         let mut pairs = integers.iter().zip(floats);
         if integers.len() != floats.len() || pairs.any(|(&i, &f)| f32::from(i) * step != f) {
-            record.fail(case, "the f32 view of an output is not its integers times the header's power of two");
+            record.fail(
+                case,
+                "the f32 view of an output is not its integers times the header's power of two",
+            );
         }
     }
     Ok(())
@@ -75,15 +80,20 @@ fn layers(record: &mut Record, goldens: &Goldens, image: usize, parts: &[Part]) 
             _ => format!("block.{}.{stage}", part.block),
         };
         let golden = goldens.data(&format!("{prefix}{name}"))?;
-        let (layer, values) =
-            found.entry(name.clone()).or_insert_with(|| (Data::zeros(golden.kind(), golden.len()), 0));
+        let (layer, values) = found
+            .entry(name.clone())
+            .or_insert_with(|| (Data::zeros(golden.kind(), golden.len()), 0));
         *values += part.values.len();
         if !layer.place(part.offset, &part.values) {
             record.fail(&name, "part of the trace lies outside the layer, or has another type");
         }
     }
     let not_layers = ["pixels", "normalized", "class", "mean", "patches"];
-    for name in goldens.names().filter_map(|name| name.strip_prefix(&prefix)).filter(|n| !not_layers.contains(n)) {
+    for name in goldens
+        .names()
+        .filter_map(|name| name.strip_prefix(&prefix))
+        .filter(|n| !not_layers.contains(n))
+    {
         let golden = goldens.data(&format!("{prefix}{name}"))?;
         let case = format!("image {image}, {name}");
         match found.get(name) {

@@ -10,27 +10,57 @@ use crate::tensor::Data;
 /// The operations of `integer.safetensors`, one group each.
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("round", |session| {
-        each(session, "round", Operation::IntegerRound, plain(&["product", "shift"]), &["rounded"])
+        each(
+            session,
+            "round",
+            Operation::IntegerRound,
+            plain(&["product", "shift"]),
+            &["rounded"],
+        )
     }),
     ("scale", |session| {
         let arguments = plain(&["value", "multiplier", "shift"]);
-        each(session, "scale", Operation::IntegerScale, arguments, &["scaled", "i8", "i16"])
+        each(
+            session,
+            "scale",
+            Operation::IntegerScale,
+            arguments,
+            &["scaled", "i8", "i16"],
+        )
     }),
     ("sqrt", |session| {
         each(session, "sqrt", Operation::IntegerSqrt, plain(&["value"]), &["root"])
     }),
     ("reciprocal", |session| {
-        each(session, "reciprocal", Operation::IntegerReciprocal, plain(&["divisor"]), &["mantissa", "shift"])
+        each(
+            session,
+            "reciprocal",
+            Operation::IntegerReciprocal,
+            plain(&["divisor"]),
+            &["mantissa", "shift"],
+        )
     }),
     ("linear", |session| {
         each(session, "linear", Operation::IntegerLinear, linear, &["i8", "i16"])
     }),
     ("norm", |session| {
         let arguments = plain(&["tokens", "epsilon", "multiplier", "offset", "bits"]);
-        each(session, "norm", Operation::IntegerNorm, arguments, &["normalized", "affine", "i8"])
+        each(
+            session,
+            "norm",
+            Operation::IntegerNorm,
+            arguments,
+            &["normalized", "affine", "i8"],
+        )
     }),
     ("softmax", |session| {
-        each(session, "softmax", Operation::IntegerSoftmax, softmax, &["weights", "sum", "mean", "out"])
+        each(
+            session,
+            "softmax",
+            Operation::IntegerSoftmax,
+            softmax,
+            &["weights", "sum", "mean", "out"],
+        )
     }),
     ("gelu", |session| {
         each(session, "gelu", Operation::IntegerGelu, plain(&["table", "x"]), &["y"])
@@ -110,7 +140,9 @@ fn each(
         };
         session.record.case();
         if answer.results.len() != expected.len() {
-            session.record.fail(&case.prefix, &format!("{} results", answer.results.len()));
+            session
+                .record
+                .fail(&case.prefix, &format!("{} results", answer.results.len()));
         }
         for (what, result) in expected.iter().zip(&answer.results) {
             session.record.same(&case.prefix, what, result, &case.tensor(what)?);

@@ -17,7 +17,9 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
         let arguments = [Data::from(vec![ratio]), Data::from(vec![patches as u32])];
         if let Some(answer) = session.integers(&case, Operation::Kept, &arguments) {
             let kept = Results(answer.results.iter()).next();
-            session.record.same(&case, "visible patches", &kept, &Data::from(vec![keep as u32]));
+            session
+                .record
+                .same(&case, "visible patches", &kept, &Data::from(vec![keep as u32]));
         }
         let restore = goldens.u32(&format!("{number}.ids_restore"))?;
         let visible = goldens.u32(&format!("{number}.ids_keep"))?;
@@ -33,11 +35,20 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
             let mut results = Results(answer.results.iter());
             let mut order = results.indices();
             order.truncate(keep);
-            let part = |all: &[u32], len| all.get(image * len..(image + 1) * len).map_or(Data::U8(vec![]), Data::from);
-            session.record.same(&name, "ids_keep", &Data::from(order), &part(&visible, keep));
-            session.record.same(&name, "ids_restore", &results.next(), &part(&restore, patches));
+            let part = |all: &[u32], len| {
+                all.get(image * len..(image + 1) * len)
+                    .map_or(Data::U8(vec![]), Data::from)
+            };
+            session
+                .record
+                .same(&name, "ids_keep", &Data::from(order), &part(&visible, keep));
+            session
+                .record
+                .same(&name, "ids_restore", &results.next(), &part(&restore, patches));
             let expected = removed.get(image * patches..(image + 1) * patches).unwrap_or_default();
-            session.record.same(&name, "mask", &results.next(), &Data::from(expected));
+            session
+                .record
+                .same(&name, "mask", &results.next(), &Data::from(expected));
         }
     }
     Ok(())

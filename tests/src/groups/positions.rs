@@ -23,7 +23,9 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
         // Both sides round f64 to f32, so near zero the error is relative to the value as well.
         let pairs = table.iter().zip(golden);
         let error = match table.len() == golden.len() {
-            true => pairs.map(|(a, b)| f64::from((a - b).abs()) / (f64::from(b.abs()) + 1e-6)).fold(0.0, f64::max),
+            true => pairs
+                .map(|(a, b)| f64::from((a - b).abs()) / (f64::from(b.abs()) + 1e-6))
+                .fold(0.0, f64::max),
             false => f64::INFINITY,
         };
         session.record.error(name, "table", error, golden.len(), 1e-6);

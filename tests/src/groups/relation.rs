@@ -62,7 +62,11 @@ fn relation_targets(session: &mut Session<'_>, goldens: &Goldens, sizes: &Sizes)
     } = sizes;
     let tokens = patches + 1;
     let (mut index, mut picked, mut targets) = (vec![], vec![], vec![]);
-    for (image, logits) in goldens.f32("attention_logits")?.chunks_exact(heads * tokens * tokens).enumerate() {
+    for (image, logits) in goldens
+        .f32("attention_logits")?
+        .chunks_exact(heads * tokens * tokens)
+        .enumerate()
+    {
         let case = format!("image {image}");
         let class_rows = logits.chunks_exact(tokens * tokens);
         let class_logits: Vec<f32> = class_rows.flat_map(|head| head[1..tokens].iter().copied()).collect();
@@ -71,12 +75,20 @@ fn relation_targets(session: &mut Session<'_>, goldens: &Goldens, sizes: &Sizes)
             continue;
         };
         let ranked = Results(ranked.iter()).indices();
-        let arguments = [Data::from(logits), sizes_of(&[heads, patches]), Data::from(ranked.clone())];
+        let arguments = [
+            Data::from(logits),
+            sizes_of(&[heads, patches]),
+            Data::from(ranked.clone()),
+        ];
         let Some(rows) = session.floats(&case, Operation::TargetRows, &arguments) else {
             continue;
         };
         let rows = Results(rows.iter()).floats();
-        let arguments = [Data::from(rows.clone()), sizes_of(&[patches]), Data::from(vec![temperature])];
+        let arguments = [
+            Data::from(rows.clone()),
+            sizes_of(&[patches]),
+            Data::from(vec![temperature]),
+        ];
         let Some(target) = session.floats(&case, Operation::TemperedTarget, &arguments) else {
             continue;
         };
@@ -89,10 +101,26 @@ fn relation_targets(session: &mut Session<'_>, goldens: &Goldens, sizes: &Sizes)
         return Ok(());
     }
     let record = &mut session.record;
-    record.same("targets", "query_index", &Data::from(index), &Data::from(goldens.u32("query_index")?));
+    record.same(
+        "targets",
+        "query_index",
+        &Data::from(index),
+        &Data::from(goldens.u32("query_index")?),
+    );
     // Picking copies, so the bits are the same.
-    record.same("targets", "picked_logits", &Data::from(picked), goldens.data("picked_logits")?);
-    record.near("targets", "attention_target", &targets, goldens.f32("attention_target")?, VALUES);
+    record.same(
+        "targets",
+        "picked_logits",
+        &Data::from(picked),
+        goldens.data("picked_logits")?,
+    );
+    record.near(
+        "targets",
+        "attention_target",
+        &targets,
+        goldens.f32("attention_target")?,
+        VALUES,
+    );
     Ok(())
 }
 
@@ -110,12 +138,16 @@ fn feature_targets_and_loss(session: &mut Session<'_>, goldens: &Goldens, sizes:
         targets.push(Results(normalized.iter()).floats());
     }
     let normalized = goldens.f32("normalized_features")?;
-    session.record.near("features", "normalized_features", &targets.concat(), normalized, VALUES);
+    session
+        .record
+        .near("features", "normalized_features", &targets.concat(), normalized, VALUES);
 
     let (masks, predictions) = (goldens.f32("mask")?, goldens.f32("pred_features")?);
     let scale = loss::feature_scale(masks.iter().sum()).map_err(|e| goldens.error(e.to_string()))?;
     let (mut errors, mut gradients) = (Accumulator::new(), vec![]);
-    let images = predictions.chunks_exact(patches * width).zip(masks.chunks_exact(patches));
+    let images = predictions
+        .chunks_exact(patches * width)
+        .zip(masks.chunks_exact(patches));
     for (image, ((prediction, mask), target)) in images.zip(&targets).enumerate() {
         let case = format!("feature loss of image {image}");
         let removed = mask;
@@ -129,12 +161,23 @@ fn feature_targets_and_loss(session: &mut Session<'_>, goldens: &Goldens, sizes:
         let sum_and_count = results.floats();
         errors.push(sum_and_count.first().copied().unwrap_or(f32::NAN));
         let count = Data::from(sum_and_count.get(1..).unwrap_or_default());
-        session.record.same(&case, "removed patches", &count, &Data::from(vec![removed.iter().sum::<f32>()]));
+        session.record.same(
+            &case,
+            "removed patches",
+            &count,
+            &Data::from(vec![removed.iter().sum::<f32>()]),
+        );
         gradients.extend(results.floats());
     }
     let total = errors.total() * scale;
     let record = &mut session.record;
-    record.near("feature loss", "feature_loss", &[total], goldens.f32("feature_loss")?, VALUES);
+    record.near(
+        "feature loss",
+        "feature_loss",
+        &[total],
+        goldens.f32("feature_loss")?,
+        VALUES,
+    );
     let golden = goldens.f32("grad_pred_features")?;
     record.near("feature loss", "grad_pred_features", &gradients, golden, GRADIENTS);
     Ok(())
@@ -150,7 +193,10 @@ fn relation_loss(session: &mut Session<'_>, goldens: &Goldens, sizes: &Sizes) ->
         temperature,
         ..
     } = *sizes;
-    let (picked, predictions) = (goldens.data("picked_logits")?.clone(), goldens.data("pred_logits")?.clone());
+    let (picked, predictions) = (
+        goldens.data("picked_logits")?.clone(),
+        goldens.data("pred_logits")?.clone(),
+    );
     let arguments = [picked, sizes_of(&[patches]), Data::from(vec![temperature])];
     let Some(targets) = session.floats("relation loss", Operation::TemperedTarget, &arguments) else {
         return Ok(());
@@ -167,8 +213,20 @@ fn relation_loss(session: &mut Session<'_>, goldens: &Goldens, sizes: &Sizes) ->
     results.floats().iter().for_each(|&loss| total.push(loss));
     let mean = total.total() / rows as f32;
     let record = &mut session.record;
-    record.near("relation loss", "attention_loss", &[mean], goldens.f32("attention_loss")?, VALUES);
+    record.near(
+        "relation loss",
+        "attention_loss",
+        &[mean],
+        goldens.f32("attention_loss")?,
+        VALUES,
+    );
     let golden = goldens.f32("grad_pred_logits")?;
-    record.near("relation loss", "grad_pred_logits", &results.floats(), golden, GRADIENTS);
+    record.near(
+        "relation loss",
+        "grad_pred_logits",
+        &results.floats(),
+        golden,
+        GRADIENTS,
+    );
     Ok(())
 }

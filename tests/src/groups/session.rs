@@ -45,17 +45,14 @@ impl<'s> Session<'s> {
     pub(crate) fn integers(&mut self, case: &str, operation: Operation, arguments: &[Data]) -> Option<Answer> {
         match self.provider.run(operation, arguments) {
             Ok(answer) => {
-                if let Some(count) = answer.instructions {
+                // Those of a trace went mostly into sending it.
+                if let (Some(count), true) = (answer.instructions, operation != Operation::Trace) {
                     self.record.instructions(count);
                 }
                 Some(answer)
             }
-            Err(failure @ (Failure::DoesNotFit | Failure::Unknown | Failure::Lost(_))) => {
-                self.record.not_run(case, &failure.to_string());
-                None
-            }
-            Err(Failure::Refused(reason)) => {
-                self.record.fail(case, &format!("{} was refused: {reason}", operation.name()));
+            Err(failure) => {
+                self.failed(case, operation, failure);
                 None
             }
         }
@@ -64,17 +61,21 @@ impl<'s> Session<'s> {
     /// Computes in f32 and compares every bit with the reference's, if there is one. What one refuses, the other must
     /// refuse for the same reason.
     pub(crate) fn floats(&mut self, case: &str, operation: Operation, arguments: &[Data]) -> Option<Vec<Data>> {
-        let expected = self.reference.as_mut().map(|reference| reference.run(operation, arguments));
+        let expected = self
+            .reference
+            .as_mut()
+            .map(|reference| reference.run(operation, arguments));
         if let Some(Err(Failure::Refused(expected))) = &expected {
             match self.provider.run(operation, arguments) {
                 Err(Failure::Refused(reason)) if reason == *expected => {}
-                Err(failure @ (Failure::DoesNotFit | Failure::Unknown | Failure::Lost(_))) => {
-                    self.record.not_run(case, &failure.to_string());
+                Err(Failure::Refused(reason)) => {
+                    self.record
+                        .fail(case, &format!("expected the refusal: {expected}; got: {reason}"));
                 }
-                other => {
-                    let came = other.map_or_else(|e| e.to_string(), |_| "an answer".into());
-                    self.record.fail(case, &format!("expected the refusal: {expected}; got: {came}"));
-                }
+                Err(failure) => self.failed(case, operation, failure),
+                Ok(_) => self
+                    .record
+                    .fail(case, &format!("expected the refusal: {expected}; got an answer")),
             }
             return None;
         }
@@ -92,11 +93,38 @@ impl<'s> Session<'s> {
         Some(results)
     }
 
+    /// As [`floats`](Self::floats) for a case of its own, which counts as compared unless it was not run.
+    pub(crate) fn compare(&mut self, case: &str, operation: Operation, arguments: &[Data]) {
+        let before = self.record.not_run_so_far();
+        self.floats(case, operation, arguments);
+        if self.record.not_run_so_far() == before {
+            self.record.case();
+        }
+    }
+
+    /// Puts on record that there is no answer: a device that is too small, or was lost before, is no failure of this case.
+    fn failed(&mut self, case: &str, operation: Operation, failure: Failure) {
+        match failure {
+            Failure::DoesNotFit | Failure::Unknown | Failure::Gone(_) => {
+                self.record.not_run(case, &failure.to_string());
+            }
+            Failure::Refused(reason) => {
+                self.record
+                    .fail(case, &format!("{} was refused: {reason}", operation.name()));
+            }
+            Failure::Lost(reason) => self.record.fail(case, &reason),
+        }
+    }
+
     pub(crate) fn finish(mut self, outcome: Result<()>) -> Row {
         if let Err(error) = outcome {
             self.record.fail("vectors", &error.to_string());
         }
-        self.record.finish()
+        let mut row = self.record.finish();
+        if row.cases == 0 && row.not_run.is_empty() && row.failures.is_empty() {
+            row.failures.push("the file holds no case of this group".into());
+        }
+        row
     }
 }
 

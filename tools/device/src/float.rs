@@ -7,7 +7,7 @@ use tec_core::{activation, linear, loss, mask, norm, relation, softmax};
 
 use crate::operation::Operation;
 use crate::refusal::Refusal;
-use crate::tensors::{Results, Tensors};
+use crate::tensors::{Results, Tensors, product};
 
 pub(crate) fn run(operation: Operation, arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     match operation {
@@ -30,11 +30,6 @@ pub(crate) fn run(operation: Operation, arguments: Tensors<'_>, results: &mut Re
         Operation::Linear => linear_layer(arguments, results),
         _ => Err(Refusal::Unknown),
     }
-}
-
-/// A product of sizes that saturates, so that absurd sizes do not fit instead of wrapping.
-fn product(sizes: &[usize]) -> usize {
-    sizes.iter().fold(1, |total: usize, &size| total.saturating_mul(size))
 }
 
 fn noise(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ use tec_edge::layers::{I32s, Linear, Norm, TILE};
 
 use crate::operation::Operation;
 use crate::refusal::Refusal;
-use crate::tensors::{Results, Tensors};
+use crate::tensors::{Results, Tensors, product};
 
 pub(crate) fn run(operation: Operation, arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     match operation {
@@ -80,12 +80,12 @@ fn linear(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), R
         multiplier: I32s::from_bytes(bytemuck::cast_slice(multiplier)),
         shift: shift as u32,
     };
-    let values = tokens.len() / inner.max(1) * outputs;
+    let values = product(&[tokens.len() / inner.max(1), outputs]);
     let (narrow, wide) = (results.tensor(values)?, results.tensor(values)?);
     let tiles = narrow
-        .chunks_mut((TILE * outputs).max(1))
-        .zip(wide.chunks_mut((TILE * outputs).max(1)));
-    for (tile, (narrow, wide)) in tokens.chunks((TILE * inner).max(1)).zip(tiles) {
+        .chunks_mut(product(&[TILE, outputs]).max(1))
+        .zip(wide.chunks_mut(product(&[TILE, outputs]).max(1)));
+    for (tile, (narrow, wide)) in tokens.chunks(product(&[TILE, inner]).max(1)).zip(tiles) {
         layer.apply(tile, |token, output, value| {
             let at = token * outputs + output;
             if let (Some(narrow), Some(wide)) = (narrow.get_mut(at), wide.get_mut(at)) {
@@ -133,10 +133,13 @@ fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), 
     let (values, multipliers) = (arguments.take::<i8>()?, arguments.take::<i32>()?);
     let [out_shift, count] = arguments.sizes()?;
     let (rows, width) = (scores.len() / count.max(1), multipliers.len());
-    let (weights, sums) = (results.tensor::<i16>(rows * count)?, results.tensor::<u32>(rows)?);
+    let (weights, sums) = (
+        results.tensor::<i16>(product(&[rows, count]))?,
+        results.tensor::<u32>(rows)?,
+    );
     let (means, out) = (
-        results.tensor::<i32>(rows * width)?,
-        results.tensor::<i8>(rows * width)?,
+        results.tensor::<i32>(product(&[rows, width]))?,
+        results.tensor::<i8>(product(&[rows, width]))?,
     );
     let mut slots = means.iter_mut().zip(out);
     let each = scores

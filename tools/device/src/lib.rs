@@ -19,10 +19,14 @@ mod float;
 pub mod frame;
 mod integer;
 pub mod operation;
+#[cfg(feature = "std")]
+mod pipes;
 mod refusal;
 mod serve;
 pub mod tensors;
 
 pub use operation::{Operation, answer};
+#[cfg(feature = "std")]
+pub use pipes::serve_standard_streams;
 pub use refusal::{Refusal, Status};
 pub use serve::{Device, Transport, serve};

@@ -98,7 +98,8 @@ operations! {
 /// Answers the request of `request_len` bytes at the start of `memory`, which begins at a 16-byte boundary. Returns where in
 /// `memory` the answer's payload lies. `trace` is shown what [`Operation::Trace`] computes on the way.
 pub fn answer(memory: &mut [u8], request_len: usize, trace: &mut impl Trace) -> core::ops::Range<usize> {
-    let start = request_len.next_multiple_of(ALIGNMENT).min(memory.len());
+    let end = request_len.min(memory.len());
+    let start = end.next_multiple_of(ALIGNMENT).min(memory.len());
     let (request, rest) = memory.split_at_mut(start);
     let request = request.get(..request_len).unwrap_or(request);
     let (what, number) = head(request).unwrap_or_default();

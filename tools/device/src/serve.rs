@@ -5,7 +5,7 @@ use tec_edge::{Stage, Trace, TraceValues};
 use crate::frame::{FrameKind, HEADER_LEN, Header, PROTOCOL};
 use crate::operation::answer;
 use crate::refusal::Status;
-use crate::tensors::{self, HEAD_LEN, Kind, write_head, write_tensor_head};
+use crate::tensors::{self, HEAD_LEN, Kind, with_instructions, write_head, write_tensor_head};
 
 /// A stream of bytes to and from the host: semihosting, a serial port, a pipe.
 pub trait Transport {
@@ -13,6 +13,10 @@ pub trait Transport {
     fn receive(&mut self, bytes: &mut [u8]) -> bool;
     /// Sends all of `bytes`; false when the stream has ended.
     fn send(&mut self, bytes: &[u8]) -> bool;
+    /// Machine instructions executed so far, where the processor counts them.
+    fn instructions(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a device says of itself.
@@ -26,6 +30,8 @@ pub struct Device<'a> {
 /// requests, results and scratch memory.
 pub fn serve(device: Device<'_>, transport: &mut impl Transport, memory: &mut [u8]) {
     let capacity = memory.len();
+    #[cfg(feature = "defmt")]
+    defmt::info!("{=str} serves, with {=usize} bytes for requests", device.name, capacity);
     loop {
         let mut header = [0; HEADER_LEN];
         if !transport.receive(&mut header) {
@@ -48,15 +54,26 @@ pub fn serve(device: Device<'_>, transport: &mut impl Transport, memory: &mut [u
                 match header.kind {
                     FrameKind::Hello => greet(device, transport, capacity),
                     FrameKind::Request => {
+                        let before = transport.instructions();
                         let range = answer(memory, len, &mut Parts(transport));
-                        let payload = memory.get(range).unwrap_or(&[]);
-                        match payload {
-                            [] => send(
+                        let after = transport.instructions();
+                        #[cfg(feature = "defmt")]
+                        defmt::debug!(
+                            "a request of {=usize} bytes was answered with {=usize} bytes",
+                            len,
+                            range.len()
+                        );
+                        let executed = before.zip(after).map(|(before, after)| after.wrapping_sub(before));
+                        match memory.get(range).and_then(|answer| answer.split_first_chunk()) {
+                            Some((head, results)) => {
+                                let head = with_instructions(*head, executed.unwrap_or(0));
+                                send(transport, FrameKind::Answer, &[&head, results])
+                            }
+                            None => send(
                                 transport,
                                 FrameKind::Answer,
                                 &[&write_head(Status::DoesNotFit as u16, 0)],
                             ),
-                            _ => send(transport, FrameKind::Answer, &[payload]),
                         }
                     }
                     _ => return,

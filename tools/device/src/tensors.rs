@@ -1,6 +1,7 @@
 //! Lists of tensors in a payload: read in place, written in place.
 //!
-//! A payload begins with a head of 16 bytes (u16 what, u16 zero, u32 number, 8 zeros). Then come the tensors: 16 bytes
+//! A payload begins with a head of 16 bytes (u16 what, u16 zero, u32 number, u64 machine instructions, 0 where they are not
+//! counted). Then come the tensors: 16 bytes
 //! (u8 type, 3 zeros, u32 elements, 8 zeros), the elements, zeros up to the next 16-byte boundary. Shapes do not travel;
 //! operations get the sizes they need as arguments.
 
@@ -87,6 +88,14 @@ pub fn write_head(what: u16, number: u32) -> [u8; HEAD_LEN] {
     head
 }
 
+/// A head that also says how many instructions an answer took.
+pub fn with_instructions(mut head: [u8; HEAD_LEN], count: u64) -> [u8; HEAD_LEN] {
+    for (slot, byte) in head.iter_mut().skip(8).zip(count.to_le_bytes()) {
+        *slot = byte;
+    }
+    head
+}
+
 /// A tensor's head.
 pub fn write_tensor_head(kind: Kind, elements: u32) -> [u8; HEAD_LEN] {
     let mut head = [0; HEAD_LEN];
@@ -95,6 +104,11 @@ pub fn write_tensor_head(kind: Kind, elements: u32) -> [u8; HEAD_LEN] {
         *slot = byte;
     }
     head
+}
+
+/// A product of sizes that saturates, so that absurd sizes do not fit instead of wrapping.
+pub(crate) fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |total: usize, &size| total.saturating_mul(size))
 }
 
 /// Reads the tensors of a payload, one after the other.

@@ -101,3 +101,16 @@ pub const NAME: &str = match option_env!("TEC_DEVICE") {
     None if cfg!(target_arch = "aarch64") => "aarch64",
     None => "cortex-m",
 };
+
+#[cfg_attr(feature = "uart", allow(dead_code, reason = "counted under QEMU only"))]
+/// Instructions executed since reset, where the processor counts them: RISC-V does, and QEMU's `-icount` makes it exact.
+pub fn instructions() -> Option<u64> {
+    #[cfg(target_arch = "riscv32")]
+    {
+        Some(::riscv::register::minstret::read64())
+    }
+    #[cfg(not(target_arch = "riscv32"))]
+    {
+        None
+    }
+}
