@@ -15,8 +15,8 @@ const CORE: &str = "tec-core";
 /// The name of the program made of the copy.
 pub const PROGRAM: &str = "tec-mutated";
 
-/// Copies [`CONFORMANCE`] and the project's crates that it needs from `root` to `copy`, with all mutants in them, and adds
-/// the program that runs them. Files that would not change are left alone, so that cargo compiles only what is new.
+/// Copies [`CONFORMANCE`] and the project's crates that it needs from `root` to `copy`, with all mutants in them, and
+/// adds the program that runs them. Files that would not change are left alone, so that cargo compiles only what is new.
 ///
 /// # Errors
 /// What is wrong, in words.

@@ -1,7 +1,7 @@
 //! Breaks the program on purpose, one rule at a time, and checks that a golden vector notices.
 //!
-//! `tests/mutants.toml` is the list. A copy of the sources is made with all mutants in it and compiled once; the program is
-//! then run once for each. With names as arguments, only those mutants are run, and every group that fails is listed.
+//! `tests/mutants.toml` is the list. A copy of the sources is made with all mutants in it and compiled once; the program
+//! is then run once for each. With names as arguments, only those mutants are run, and every group that fails is listed.
 
 mod copy;
 mod list;

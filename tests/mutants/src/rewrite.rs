@@ -28,7 +28,8 @@ type Place<'m> = (Range<usize>, Vec<(u32, &'m Mutant)>);
 /// The text of a file in which each mutated place is a `match` on the number of the mutant that is alive. `mutants` are
 /// those of the file with their numbers, `core` the path by which the file calls `tec-core`.
 ///
-/// Public functions of the file are no longer `const`: which mutant is alive is not known when it is compiled. Tests are left out.
+/// Public functions of the file are no longer `const`: which mutant is alive is not known when it is compiled. Tests are
+/// left out.
 ///
 /// # Errors
 /// Names the mutant whose text is not there, or there more than once, or overlaps with another's.
@@ -110,7 +111,8 @@ fn once(all: &str, text: &str, mutant: &Mutant, place: &str) -> Result<Range<usi
     match all.find(text) {
         Some(start) if count == 1 => Ok(start..start + text.len()),
         _ => Err(format!(
-            "the list is out of date: mutant {} replaces this text, which is {count} times in {place}, not once:\n    {text}",
+            "the list is out of date: mutant {} replaces this text, which is {count} times in {place}, not once:\n    \
+             {text}",
             mutant.name
         )),
     }
