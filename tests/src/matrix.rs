@@ -1,7 +1,7 @@
 //! The matrix: every group on a provider.
 
 use crate::groups::Group;
-use crate::provider::Provider;
+use crate::provider::{Failure, Provider};
 use crate::record::Row;
 
 /// Checks a provider on all groups, one row each; `each` sees a row as soon as it is done. With a `reference`, whatever is
@@ -15,9 +15,11 @@ pub fn run(
 ) -> Vec<Row> {
     let has_reference = reference.is_some();
     let check = |group: &Group| {
-        let row = match &mut reference {
-            Some(reference) => group.check(provider, Some(&mut **reference)),
-            None => group.check(provider, None),
+        let gone = provider.lost().map(|reason| Failure::Gone(reason.into()).to_string());
+        let row = match (gone, &mut reference) {
+            (Some(reason), _) => Row::not_there(provider.name(), group.name(), &reason),
+            (None, Some(reference)) => group.check(provider, Some(&mut **reference)),
+            (None, None) => group.check(provider, None),
         };
         each(&row);
         row

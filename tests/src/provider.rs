@@ -63,6 +63,11 @@ pub trait Provider {
     /// # Errors
     /// [`Failure`]; after [`Failure::Lost`] it is [`Failure::Gone`] always.
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure>;
+
+    /// Why it will not answer any more, if so.
+    fn lost(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// The host's own `tec-core` and `tec-edge`, in this process.
@@ -203,6 +208,10 @@ impl Remote {
 impl Provider for Remote {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     fn run(&mut self, operation: Operation, arguments: &[Data]) -> std::result::Result<Answer, Failure> {

@@ -100,7 +100,7 @@ fn a_device_that_stops_answering_ends_the_run_with_what_was_checked() {
     let (code, rows, stderr) = run(device(
         &place,
         |respond| format!("sh -c '{respond} | dd bs=1 count=60000 status=none'"),
-        64,
+        65_536,
     ));
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("not conformant"), "{stderr}");
@@ -115,6 +115,7 @@ fn a_device_that_stops_answering_ends_the_run_with_what_was_checked() {
         "{failed:?}"
     );
     let last = rows.last().unwrap();
+    assert_eq!(last["not_run"].as_array().unwrap().len(), 1, "{last}");
     assert!(last["not_run"][0].as_str().unwrap().contains("not asked"), "{last}");
 }
 

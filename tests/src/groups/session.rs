@@ -15,6 +15,7 @@ pub(crate) struct Session<'s> {
     reference: Option<&'s mut dyn Provider>,
     goldens: Option<Arc<Goldens>>,
     pub(crate) record: Record,
+    gone: bool,
 }
 
 impl<'s> Session<'s> {
@@ -30,6 +31,7 @@ impl<'s> Session<'s> {
             reference,
             goldens,
             record,
+            gone: false,
         }
     }
 
@@ -97,7 +99,7 @@ impl<'s> Session<'s> {
     pub(crate) fn compare(&mut self, case: &str, operation: Operation, arguments: &[Data]) {
         let before = self.record.not_run_so_far();
         self.floats(case, operation, arguments);
-        if self.record.not_run_so_far() == before {
+        if self.record.not_run_so_far() == before && !self.gone {
             self.record.case();
         }
     }
@@ -105,8 +107,13 @@ impl<'s> Session<'s> {
     /// Puts on record that there is no answer: a device that is too small, or was lost before, is no failure of this case.
     fn failed(&mut self, case: &str, operation: Operation, failure: Failure) {
         match failure {
-            Failure::DoesNotFit | Failure::Unknown | Failure::Gone(_) => {
-                self.record.not_run(case, &failure.to_string());
+            Failure::DoesNotFit | Failure::Unknown => self.record.not_run(case, &failure.to_string()),
+            // Once for all the cases that are left.
+            Failure::Gone(_) => {
+                if !std::mem::replace(&mut self.gone, true) {
+                    self.record
+                        .not_run(&format!("{case} and what follows"), &failure.to_string());
+                }
             }
             Failure::Refused(reason) => {
                 self.record
