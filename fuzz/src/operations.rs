@@ -407,11 +407,16 @@ fn linear(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     let (rows, width, outputs) = (source.below(5), source.size(), source.size());
     let x = source.floats(product(&[rows, width]));
     let (weight, bias) = (source.floats(product(&[outputs, width])), source.floats(outputs));
-    let Some(answer) = ask(&request.tensor(&x).sizes([width]).tensor(&weight).tensor(&bias)) else {
+    let gradient = source.floats(product(&[rows, outputs]));
+    let values = request.tensor(&x).sizes([width]).tensor(&weight).tensor(&bias);
+    let Some(answer) = ask(&values.tensor(&gradient)) else {
         return;
     };
     let mut results = answer.results();
     let out = results.take::<f32>().unwrap();
+    for values in [&x, &weight, &bias] {
+        assert_eq!(results.take::<f32>().unwrap().len(), values.len());
+    }
     if [&x, &weight, &bias].into_iter().all(|values| moderate(values)) {
         assert_finite(out);
         for (x, out) in x.chunks_exact(width.max(1)).zip(out.chunks_exact(bias.len().max(1))) {

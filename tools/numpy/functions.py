@@ -82,11 +82,18 @@ def gelu(case: Case) -> Case:
 def linear_inputs(random: Random) -> Iterator[Case]:
     for width in WIDTHS:
         x, weight = random.normal(0, 1, (3, width)), random.normal(0, 1, (4, width))
-        yield {"x": x, "width": width, "weight": weight, "bias": random.normal(0, 1, 4)}
+        bias, grad_out = random.normal(0, 1, 4), random.normal(0, 1, (3, 4))
+        yield {"x": x, "width": width, "weight": weight, "bias": bias, "grad_out": grad_out}
 
 
 def linear(case: Case) -> Case:
-    return {"out": case["x"] @ case["weight"].T + case["bias"]}
+    grad_out = case["grad_out"]
+    return {
+        "out": case["x"] @ case["weight"].T + case["bias"],
+        "grad_x": grad_out @ case["weight"],
+        "grad_weight": grad_out.T @ case["x"],
+        "grad_bias": grad_out.sum(axis=0),
+    }
 
 
 def resize_inputs(random: Random) -> Iterator[Case]:

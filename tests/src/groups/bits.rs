@@ -80,7 +80,7 @@ pub(super) fn check(session: &mut Session<'_>) -> Result<()> {
             run(Operation::LayerNorm, norm, &what);
             run(
                 Operation::Linear,
-                vec![next(rows * len), size(&[len]), next(5 * len), next(5)],
+                vec![next(rows * len), size(&[len]), next(5 * len), next(5), next(rows * 5)],
                 &what,
             );
             run(

@@ -34,13 +34,14 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
         each(session, "gelu", Operation::Gelu, &["x", "grad_out"], &results)
     }),
     ("linear", |session| {
-        each(
-            session,
-            "linear",
-            Operation::Linear,
-            &["x", "width", "weight", "bias"],
-            &[("out", VALUES)],
-        )
+        let results = [
+            ("out", VALUES),
+            ("grad_x", GRADIENTS),
+            ("grad_weight", GRADIENTS),
+            ("grad_bias", GRADIENTS),
+        ];
+        let arguments = ["x", "width", "weight", "bias", "grad_out"];
+        each(session, "linear", Operation::Linear, &arguments, &results)
     }),
     ("resize", |session| {
         each(

@@ -265,6 +265,18 @@ fn linear_layer(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result
     let x = arguments.take::<f32>()?;
     let [width] = arguments.sizes()?;
     let (weight, bias) = (arguments.take::<f32>()?, arguments.take::<f32>()?);
+    let grad_out = arguments.take::<f32>()?;
     let out = results.tensor(product(&[x.len() / width.max(1), bias.len()]))?;
-    Ok(linear::linear(x, width, weight, Some(bias), out)?)
+    linear::linear(x, width, weight, Some(bias), out)?;
+    let (grad_x, grad_weight) = (results.tensor(x.len())?, results.tensor(weight.len())?);
+    let grad_bias = Some(results.tensor(bias.len())?);
+    Ok(linear::linear_backward(
+        x,
+        width,
+        weight,
+        grad_out,
+        grad_x,
+        grad_weight,
+        grad_bias,
+    )?)
 }

@@ -66,7 +66,8 @@ operations! {
     Softmax = 15, "softmax";
     /// x, gradient f32 -> GELU, its gradient, exponential, error function f32.
     Gelu = 16, "gelu";
-    /// x f32 `[rows, K]`, (K), weight f32 `[O, K]`, bias f32 `[O]` -> out f32 `[rows, O]`.
+    /// x f32 `[rows, K]`, (K), weight f32 `[O, K]`, bias f32 `[O]`, gradient f32 `[rows, O]` -> out f32 `[rows, O]`, gradients of
+    /// x, weight, bias f32.
     Linear = 17, "linear";
 
     /// product i64, shift u32 -> rounded i64.
