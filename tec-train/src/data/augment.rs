@@ -3,7 +3,7 @@
 use tec_core::activation;
 use tec_core::philox::Noise;
 
-use super::{Pixels, Region, Resizer, pixels};
+use super::{Pixels, Region, Resizer};
 use crate::{Error, Result};
 
 /// Natural logarithm of 4/3: the aspect ratio of a random crop lies between 3/4 and 4/3.
@@ -83,7 +83,7 @@ impl Placement {
     pub fn take(&self, image: &Pixels, size: usize, resizer: &mut Resizer) -> Result<Vec<u8>, String> {
         let mut square = resizer.square(image, self.region, size)?;
         if self.flip {
-            pixels::flip_horizontal(&mut square, size, image.channels);
+            tec_image::flip_horizontal(&mut square, size, image.channels);
         }
         Ok(square)
     }

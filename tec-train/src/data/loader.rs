@@ -8,8 +8,9 @@ use tec_core::mask;
 use tec_core::philox::{Noise, Stream};
 
 use super::worker::{Job, Outcome, Workers};
-use super::{Augment, Source, pixels::check_channels};
+use super::{Augment, Source};
 use crate::{Error, Result};
+use tec_image::check_channels;
 
 /// In which order a loader goes through its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,29 +5,24 @@
 //! [`Batch`]es of 8-bit pixels that depend on (seed, epoch, step) alone; [`to_tensor`] normalizes them for a model.
 
 mod augment;
-mod decode;
 mod files;
 mod folder;
 mod idx;
 mod loader;
 mod normalize;
-mod pixels;
-mod resize;
 mod source;
 mod worker;
 
 use std::path::Path;
 
 pub use augment::{Augment, Placement};
-pub use decode::{ImageInfo, decode, inspect};
 pub use files::Files;
 pub use folder::{Folder, read_image};
 pub use idx::Idx;
 pub use loader::{Batch, Batches, Loader, LoaderConfig, Order, Skipped};
 pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalization, to_tensor};
-pub use pixels::Pixels;
-pub use resize::{Region, Resizer};
 pub use source::{Source, Subset};
+pub use tec_image::{ImageInfo, Pixels, Region, Resizer, decode, inspect};
 
 use crate::{Error, Result};
 

@@ -4,8 +4,9 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Pixels, Source, pixels::check_channels};
+use super::{Pixels, Source};
 use crate::{Error, Result};
+use tec_image::check_channels;
 
 /// Mean of ImageNet's red, green and blue values, as fractions of 255.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];

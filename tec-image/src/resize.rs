@@ -6,7 +6,7 @@ use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer as Engine};
 
-use super::Pixels;
+use crate::Pixels;
 
 /// A part of an image, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]

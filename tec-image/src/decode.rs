@@ -12,7 +12,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::Pixels;
+use crate::Pixels;
 
 /// Images of more pixels are refused: at 400 MB of RGB, they are a mistake or an attack.
 const MAX_PIXELS: u64 = 1 << 27;

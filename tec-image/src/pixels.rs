@@ -58,8 +58,11 @@ impl Pixels {
     }
 }
 
-/// Whether a channel count is one the models know.
-pub(crate) fn check_channels(channels: usize) -> Result<(), String> {
+/// Whether images have this many channels.
+///
+/// # Errors
+/// A reason when it is neither 1 nor 3.
+pub fn check_channels(channels: usize) -> Result<(), String> {
     match channels {
         1 | 3 => Ok(()),
         other => Err(format!("images have 1 (grey) or 3 (RGB) channels, not {other}")),
@@ -73,7 +76,7 @@ fn luma([red, green, blue]: [u8; 3]) -> u8 {
 }
 
 /// Mirrors an interleaved image of `width` columns left to right, in place.
-pub(crate) fn flip_horizontal(data: &mut [u8], width: usize, channels: usize) {
+pub fn flip_horizontal(data: &mut [u8], width: usize, channels: usize) {
     for row in data.chunks_exact_mut(width * channels) {
         for x in 0..width / 2 {
             for c in 0..channels {
