@@ -44,12 +44,15 @@ unsafe impl defmt::Logger for Logger {
         with(|encoder, write| encoder.start_frame(write));
     }
 
+    // SAFETY: sound on its own; defmt calls it between `acquire` and `release` only.
     unsafe fn write(bytes: &[u8]) {
         with(|encoder, write| encoder.write(bytes, write));
     }
 
+    // SAFETY: does nothing, for messages are sent whole.
     unsafe fn flush() {}
 
+    // SAFETY: sound on its own; defmt calls it once after `acquire`.
     unsafe fn release() {
         with(|encoder, write| encoder.end_frame(write));
         // SAFETY: one thread.

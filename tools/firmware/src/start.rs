@@ -37,6 +37,7 @@ mod cortex_m {
     }
 
     /// A fault ends the run instead of spinning.
+    // SAFETY: touches nothing that the fault may have left half done, and does not return.
     #[exception]
     unsafe fn HardFault(_: &ExceptionFrame) -> ! {
         crate::fail(b"hard fault")
