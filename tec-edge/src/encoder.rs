@@ -1,6 +1,6 @@
 //! The encoder: what users call.
 
-use tec_core::integer::{center_pixel, pixel_from_f32, reciprocal, round_shift, saturate_i16};
+use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32, reciprocal, round_shift, saturate_i16};
 
 use crate::block::Block;
 use crate::format::{File, HEAD_SECTIONS, Header, Normalization, Pool, Section, section_index};
@@ -296,7 +296,8 @@ impl<'a> Encoder<'a> {
                         .zip(constants)
                         .enumerate()
                     {
-                        let pixel = pixel_from_f32(value, 255.0 * std, 255.0 * mean);
+                        let (multiplier, offset) = pixel_constants(mean, std);
+                        let pixel = pixel_from_f32(value, multiplier, offset);
                         *slot = center_pixel(pixel.map_err(|_| Error::NotANumber { index: start + i })?);
                     }
                 }

@@ -149,10 +149,7 @@ impl Remote {
         };
         let greeting = link
             .send(FrameKind::Hello, &write_head(tec_device::frame::PROTOCOL, 0))
-            .and_then(|()| {
-                let reply = link.receive()?;
-                Ok(reply)
-            });
+            .and_then(|()| link.receive());
         let Reply { kind, payload } = greeting.map_err(|e| fail(e.to_string()))?;
         if kind != FrameKind::Hello {
             return Err(fail(format!("answered a greeting with {kind:?}: {}", text(&payload))));

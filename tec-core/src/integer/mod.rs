@@ -7,7 +7,7 @@
 //! | step | function |
 //! |---|---|
 //! | rounding, scaling, saturation | [`round_shift`], [`scale`], [`saturate_i8`], [`saturate_i16`], [`saturate_i32`] |
-//! | pixels | [`center_pixel`], [`pixel_from_f32`] |
+//! | pixels | [`center_pixel`], [`pixel_constants`], [`pixel_from_f32`] |
 //! | square root and division | [`sqrt`], [`reciprocal`] |
 //! | LayerNorm | [`NormRow`], [`norm_affine`] |
 //! | softmax | [`softmax_weights`], [`weighted_mean`] |
@@ -22,7 +22,7 @@ mod softmax;
 
 pub use gelu::{GELU_TABLE_LEN, gelu, gelu_table};
 pub use norm::{AFFINE_OFFSET_BITS, NORM_BITS, NormRow, norm_affine};
-pub use pixel::{NotANumber, center_pixel, pixel_from_f32};
+pub use pixel::{NotANumber, center_pixel, pixel_constants, pixel_from_f32};
 pub use root::{Reciprocal, reciprocal, sqrt};
 pub use round::{round_shift, saturate_i8, saturate_i16, saturate_i32, scale};
 pub use softmax::{

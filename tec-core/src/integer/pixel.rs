@@ -10,11 +10,18 @@ pub const fn center_pixel(pixel: u8) -> i8 {
     (pixel ^ 0x80) as i8
 }
 
+/// The multiplier and offset of [`pixel_from_f32`] for a channel normalized as `(pixel / 255 - mean) / std`: one f32 product
+/// each.
+#[inline(always)]
+pub const fn pixel_constants(mean: f32, std: f32) -> (f32, f32) {
+    (255.0 * std, 255.0 * mean)
+}
+
 /// The pixel that a normalized value stands for: `value * multiplier + offset`, rounded half away from zero, saturated to
 /// 0 ..= 255; infinities saturate.
 ///
-/// For an image normalized as `(pixel / 255 - mean) / std`, `multiplier` is `255 * std` and `offset` is `255 * mean`, each
-/// one f32 product. One multiplication, one addition, never fused: the same pixel on every machine.
+/// `multiplier` and `offset` are [`pixel_constants`]. One multiplication, one addition, never fused: the same pixel on every
+/// machine.
 ///
 /// # Errors
 /// [`NotANumber`] if the value, or the sum, is NaN.
@@ -46,7 +53,8 @@ mod tests {
         let (mean, std) = (0.485f32, 0.229f32);
         for pixel in 0..=255u8 {
             let value = (f32::from(pixel) / 255.0 - mean) / std;
-            assert_eq!(pixel_from_f32(value, 255.0 * std, 255.0 * mean), Ok(pixel));
+            let (multiplier, offset) = pixel_constants(mean, std);
+            assert_eq!(pixel_from_f32(value, multiplier, offset), Ok(pixel));
         }
     }
 

@@ -84,6 +84,7 @@ fn integers() {
     used(NormRow::normalize(&row, unknown(0)));
     used(integer::norm_affine(unknown(0), unknown(0), unknown(0), unknown(0)));
     used(integer::center_pixel(unknown(0)));
+    used(integer::pixel_constants(float(), float()));
     used(integer::pixel_from_f32(float(), float(), float()));
     used(integer::sqrt(unknown(0)));
     used(integer::reciprocal(unknown(0)));

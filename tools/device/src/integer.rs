@@ -169,8 +169,9 @@ fn gelu(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Ref
 fn pixel(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     let values = arguments.take::<f32>()?;
     let [std, mean] = arguments.numbers::<f32, 2>()?;
+    let (multiplier, offset) = integer::pixel_constants(mean, std);
     for (slot, &value) in results.tensor(values.len())?.iter_mut().zip(values) {
-        *slot = integer::pixel_from_f32(value, 255.0 * std, 255.0 * mean).map_or(-1, i16::from);
+        *slot = integer::pixel_from_f32(value, multiplier, offset).map_or(-1, i16::from);
     }
     Ok(())
 }
