@@ -1,5 +1,6 @@
 //! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect, check conformance.
 
+mod bench;
 mod conformance;
 mod embed;
 mod encoder;
@@ -42,6 +43,9 @@ enum Verb {
     Quantize(quantize::Args),
     /// Turn images into embeddings
     Embed(embed::Args),
+    /// Measure throughput on this machine
+    #[command(subcommand)]
+    Bench(bench::Verb),
     /// Check every bit on this host, on emulated machines and on your device
     Conformance(conformance::Args),
     /// Answer requests on standard input, so that `tec conformance --device "ssh HOST tec respond"` checks this machine
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Verb::Export(args) => export::run(&args),
         Verb::Quantize(args) => quantize::run(&args),
         Verb::Embed(args) => embed::run(&args),
+        Verb::Bench(verb) => bench::run(&verb),
         Verb::Conformance(args) => conformance::run(&args),
         Verb::Respond(args) => respond::run(&args),
         Verb::Inspect(args) => inspect::run(&args),

@@ -68,6 +68,12 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.weight, Some(&self.bias))
     }
+
+    /// Only the outputs from number `start` on, `len` of them.
+    pub(crate) fn some_outputs(&self, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.narrow(0, start, len)?, self.bias.narrow(0, start, len)?);
+        ops::linear(x, &weight, Some(&bias))
+    }
 }
 
 /// Layer norm over the last dimension.
@@ -186,6 +192,77 @@ impl Block {
         let x = ops::add(&x, &self.mlp.observed(&normed, block, observer)?)?;
         observer.observe(Site::Residual, block, &x)?;
         Ok(x)
+    }
+
+    /// The block's outputs for the tokens `wanted` (u32 `[B, R]`) alone, `[B, R, D]`; absent: for all.
+    ///
+    /// Other tokens are then needed for their keys and values only.
+    pub(crate) fn decode(&self, tokens: &Tokens, wanted: Option<&Tensor>) -> Result<Tensor> {
+        let (attn, dim) = (&self.attn, self.norm1.weight.elem_count());
+        let whole = tokens.map(|x| Ok(x.clone()))?;
+        let normed = tokens.each(|x| self.norm1.forward(x))?;
+        let (x, attended) = match wanted {
+            None => {
+                let qkv = normed.map(|x| attn.qkv.forward(x))?;
+                (whole, ops::attention(&qkv, attn.heads)?)
+            }
+            Some(wanted) => {
+                let normed_wanted = ops::gather_tokens(&normed.map(|x| Ok(x.clone()))?, wanted)?;
+                let q = attn.qkv.some_outputs(&normed_wanted, 0, dim)?;
+                let kv = normed.map(|x| attn.qkv.some_outputs(x, dim, 2 * dim))?;
+                (
+                    ops::gather_tokens(&whole, wanted)?,
+                    ops::attention_of(&q, &kv, attn.heads)?,
+                )
+            }
+        };
+        let x = ops::add(&x, &attn.proj.forward(&attended)?)?;
+        ops::add(&x, &self.mlp.forward(&self.norm2.forward(&x)?)?)
+    }
+}
+
+/// Tokens of whole images `[B, 1 + L, D]`.
+pub(crate) enum Tokens {
+    /// Each its own.
+    Whole(Tensor),
+    /// Removed patches are not known to differ between images yet: what is done to each token alone is done to them once.
+    Masked {
+        /// Class token and visible patches `[B, 1 + keep, D]`.
+        visible: Tensor,
+        /// What stands for each patch where it is removed `[L, D]`.
+        masked: Tensor,
+        /// Where each patch stands among the visible ones, u32 `[B, L]`.
+        restore: Tensor,
+    },
+}
+
+impl Tokens {
+    /// `layer`, which treats every token alone, applied to the tokens.
+    fn each(&self, layer: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match self {
+            Self::Whole(x) => Self::Whole(layer(x)?),
+            Self::Masked {
+                visible,
+                masked,
+                restore,
+            } => Self::Masked {
+                visible: layer(visible)?,
+                masked: layer(masked)?,
+                restore: restore.clone(),
+            },
+        })
+    }
+
+    /// As [`Tokens::each`], every token in its place in the end.
+    fn map(&self, layer: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        match self.each(layer)? {
+            Self::Whole(x) => Ok(x),
+            Self::Masked {
+                visible,
+                masked,
+                restore,
+            } => ops::unmask(&visible, &masked, &restore),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use super::config::MaeConfig;
-use super::decoder::{Decoder, patches_of};
+use super::decoder::{Decoder, token_numbers};
 use super::layers::{Block, Init, LayerNorm, Linear, NORM_EPS, PatchEmbed, Scope};
 use super::masks::Masks;
 use super::params::{FreshParams, Params};
@@ -84,8 +84,8 @@ impl Mae {
         &self.params
     }
 
-    /// What the model predicts of images `[B, C, S, S]` from their visible patches: `[B, L, p·p·C]`, channels last within
-    /// a patch, normalized within each patch if it was trained so.
+    /// What the model predicts of the removed patches of images `[B, C, S, S]` from the visible ones: `[B, L-keep, p·p·C]`,
+    /// channels last within a patch, normalized within each patch if it was trained so.
     ///
     /// # Errors
     /// [`crate::Error::Data`] for images of another shape, [`crate::Error::Candle`] for masks of another.
@@ -98,10 +98,15 @@ impl Mae {
             x = block.forward(&x)?;
         }
         let visible = self.norm.forward(&x)?;
-        let decoded = self
-            .decoder
-            .forward(&visible, &masks.restore, &self.decoder_positions, &self.decoder_blocks)?;
-        self.pred.forward(&patches_of(&decoded)?)
+        let removed = token_numbers(&masks.removed_patches)?;
+        let decoded = self.decoder.forward(
+            &visible,
+            masks,
+            &self.decoder_positions,
+            &self.decoder_blocks,
+            Some(&removed),
+        )?;
+        self.pred.forward(&decoded)
     }
 
     /// The loss of a batch: squared error of the pixels, mean over a patch's values, averaged over removed patches.
@@ -111,13 +116,14 @@ impl Mae {
     pub fn loss(&self, images: &Tensor, masks: &Masks) -> Result<Tensor> {
         masks.require_removed()?;
         let predicted = self.predict(images, masks)?;
-        let mut pixels = ops::patchify(images, self.config.encoder.patch_size, ops::PatchOrder::ChannelsLast)?;
+        let pixels = ops::patchify(images, self.config.encoder.patch_size, ops::PatchOrder::ChannelsLast)?;
+        let mut pixels = ops::gather_tokens(&pixels, &masks.removed_patches)?;
         if self.config.norm_pix {
             // The rule of the feature targets, over the values of a patch instead of over patches.
             let by_value = pixels.transpose(1, 2)?.contiguous()?;
             pixels = ops::normalize_features(&by_value)?.transpose(1, 2)?.contiguous()?;
         }
-        ops::feature_loss(&predicted, &pixels, &masks.removed)
+        ops::feature_loss(&predicted, &pixels, &masks.every_removed()?)
     }
 
     /// The encoder alone, its weights copied.

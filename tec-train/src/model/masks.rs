@@ -1,6 +1,6 @@
 //! Which patches the new model sees.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use tec_core::philox::{Noise, Stream};
 
 use crate::{Error, Result};
@@ -14,6 +14,8 @@ pub struct Masks {
     pub restore: Tensor,
     /// 1 where a patch was removed, else 0: f32 `[B, L]`.
     pub removed: Tensor,
+    /// Numbers of the removed patches, rising: u32 `[B, L - keep]`.
+    pub removed_patches: Tensor,
 }
 
 impl Masks {
@@ -33,6 +35,7 @@ impl Masks {
         let mut order = vec![0; patches];
         let mut restore = vec![0; batch * patches];
         let mut removed = vec![0.0; batch * patches];
+        let mut removed_patches: Vec<u32> = Vec::with_capacity(batch * (patches - keep));
         let rows = noise
             .chunks(patches)
             .zip(restore.chunks_mut(patches))
@@ -40,11 +43,13 @@ impl Masks {
         for ((noise, restore), removed) in rows {
             tec_core::mask::mask(noise, keep, &mut order, restore, removed)?;
             kept.extend(order.iter().take(keep));
+            removed_patches.extend((0..).zip(&*removed).filter(|(_, m)| **m != 0.0).map(|(patch, _)| patch));
         }
         Ok(Self {
             keep: Tensor::from_vec(kept, (batch, keep), device)?,
             restore: Tensor::from_vec(restore, (batch, patches), device)?,
             removed: Tensor::from_vec(removed, (batch, patches), device)?,
+            removed_patches: Tensor::from_vec(removed_patches, (batch, patches - keep), device)?,
         })
     }
 
@@ -71,6 +76,15 @@ impl Masks {
             .fill(row);
         }
         Self::from_noise(&noise, samples.len(), patches, mask_ratio, device)
+    }
+
+    /// 1 for each of the removed patches `[B, L - keep]`: the mask of a loss that is given those alone.
+    pub(crate) fn every_removed(&self) -> Result<Tensor> {
+        Ok(Tensor::ones(
+            self.removed_patches.shape(),
+            DType::F32,
+            self.removed.device(),
+        )?)
     }
 
     /// Passes when a loss over removed patches has something to be about.
@@ -109,8 +123,11 @@ mod tests {
         let keep = masks.keep.to_vec2::<u32>().unwrap();
         let restore = masks.restore.to_vec2::<u32>().unwrap();
         let removed = masks.removed.to_vec2::<f32>().unwrap();
-        for ((keep, restore), removed) in keep.iter().zip(&restore).zip(&removed) {
+        let numbers = masks.removed_patches.to_vec2::<u32>().unwrap();
+        for (((keep, restore), removed), numbers) in keep.iter().zip(&restore).zip(&removed).zip(&numbers) {
             assert_eq!(removed.iter().sum::<f32>(), 48.0);
+            assert!(numbers.len() == 48 && numbers.is_sorted_by(|a, b| a < b));
+            assert!(numbers.iter().all(|&patch| removed[patch as usize] == 1.0));
             for (place, &patch) in keep.iter().enumerate() {
                 assert_eq!(removed[patch as usize], 0.0);
                 assert_eq!(restore[patch as usize] as usize, place);

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::adapters::EncoderAdapter;
 use super::config::TecConfig;
-use super::decoder::{Decoder, patches_of};
+use super::decoder::{Decoder, patches_of, token_numbers, with_class};
 use super::layers::{Block, Init, LayerNorm, Linear, Mlp, NORM_EPS, PatchEmbed, Scope};
 use super::masks::Masks;
 use super::params::{FreshParams, Params};
@@ -25,7 +25,7 @@ pub struct Losses {
 /// What the heads predict about whole images from their visible patches.
 #[derive(Debug, Clone)]
 pub struct Predictions {
-    /// The base's normalized features `[B, L, T]`.
+    /// The base's normalized features of the removed patches `[B, L-keep, T]`.
     pub features: Tensor,
     /// Logits of the attention of class token and query patches over patches `[B, 1+K, H, L]`.
     pub logits: Tensor,
@@ -152,17 +152,22 @@ impl Tec {
     /// As [`Tec::encode`].
     pub fn predict(&self, images: &Tensor, index: &Tensor, masks: &Masks) -> Result<Predictions> {
         let adapted = self.encoder_adapter.forward(&self.encode(images, masks)?)?;
-        let decode = |decoder: &Decoder| {
-            decoder.forward(&adapted, &masks.restore, &self.decoder_positions, &self.decoder_blocks)
+        let decode = |decoder: &Decoder, wanted| {
+            decoder.forward(&adapted, masks, &self.decoder_positions, &self.decoder_blocks, wanted)
         };
+        // Only removed patches enter the feature loss, only the queries' rows the relation loss.
+        let removed = token_numbers(&masks.removed_patches)?;
         let features = self
             .feature_pred
-            .forward(&patches_of(&decode(&self.feature_decoder)?)?)?;
-        let qk = self.relation_qk.forward(&decode(&self.relation_decoder)?)?;
+            .forward(&decode(&self.feature_decoder, Some(&removed))?)?;
         let base = &self.config.base;
+        let decoded = decode(&self.relation_decoder, None)?;
+        let queries = ops::gather_tokens(&decoded, &with_class(index)?)?;
+        let q = self.relation_qk.some_outputs(&queries, 0, base.dim)?;
+        let k = self.relation_qk.some_outputs(&decoded, base.dim, base.dim)?;
         // The published scale: the whole width of the base, not that of one head.
         let scale = (1.0 / (base.dim as f64).sqrt()) as f32;
-        let logits = ops::relation_logits(&qk, index, base.heads, scale)?;
+        let logits = ops::relation_logits(&q, &k, base.heads, scale)?;
         Ok(Predictions { features, logits })
     }
 
@@ -175,8 +180,8 @@ impl Tec {
         self.check(targets)?;
         masks.require_removed()?;
         let predicted = self.predict(images, &targets.index, masks)?;
-        let features = ops::normalize_features(&targets.features)?;
-        let feature = ops::feature_loss(&predicted.features, &features, &masks.removed)?;
+        let features = ops::gather_tokens(&ops::normalize_features(&targets.features)?, &masks.removed_patches)?;
+        let feature = ops::feature_loss(&predicted.features, &features, &masks.every_removed()?)?;
         let attention = ops::tempered_target(&targets.logits, self.config.temperature as f32)?;
         let relation = ops::relation_loss(&predicted.logits, &attention)?;
         let total = (&feature + &relation)?;

@@ -1,6 +1,6 @@
-//! Multi-head self-attention, straight out of and into the projections' layouts.
+//! Multi-head attention, straight out of and into the projections' layouts.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, tensor};
@@ -16,14 +16,19 @@ pub fn attention(qkv: &Tensor, heads: usize) -> crate::Result<Tensor> {
     Ok(qkv.contiguous()?.apply_op1(Attention { heads })?)
 }
 
-struct Attention {
-    heads: usize,
+/// Attention of some queries only: `q` `[B, R, D]` over keys and values `kv` `[B, N, 2 D]` gives `[B, R, D]`; else as
+/// [`attention`]. Differentiable in both.
+///
+/// # Errors
+/// Shapes that do not fit each other, a width that is not a multiple of `heads`.
+pub fn attention_of(q: &Tensor, kv: &Tensor, heads: usize) -> crate::Result<Tensor> {
+    Ok(q.contiguous()?.apply_op2(&kv.contiguous()?, AttentionOf { heads })?)
 }
 
-/// The sizes of one attention.
+/// The sizes of the attention of one image.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
-    batch: usize,
+    queries: usize,
     tokens: usize,
     /// The width D of all heads together.
     width: usize,
@@ -33,46 +38,53 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(qkv: &Layout, heads: usize) -> Result<Self> {
-        let (batch, tokens, width) = qkv.shape().dims3()?;
-        if heads == 0 || width == 0 || tokens == 0 || width % (3 * heads) != 0 {
-            bail!("attention: [{batch}, {tokens}, {width}] does not hold queries, keys and values of {heads} heads");
+    fn new(queries: usize, tokens: usize, width: usize, heads: usize) -> Result<Self> {
+        if heads == 0 || width == 0 || queries == 0 || tokens == 0 || !width.is_multiple_of(heads) {
+            bail!("attention: {queries} queries and {tokens} tokens of width {width} are nothing for {heads} heads");
         }
-        let head = width / 3 / heads;
-        let scale = (1.0 / (head as f64).sqrt()) as f32;
+        let head = width / heads;
         Ok(Self {
-            batch,
+            queries,
             tokens,
-            width: width / 3,
+            width,
             head,
-            scale,
+            scale: (1.0 / (head as f64).sqrt()) as f32,
         })
     }
 
-    /// The queries, keys and values `[N, head]` of one head in an image's qkv.
-    fn parts<'a>(&self, qkv: &'a [f32], start: usize) -> Result<[Matrix<'a>; 3]> {
-        let part = |part| {
-            Matrix::new(
-                &qkv[part * self.width + start..],
-                self.tokens,
-                self.head,
-                3 * self.width,
-            )
-        };
-        Ok([part(0)?, part(1)?, part(2)?])
+    /// Images and sizes from joined queries, keys and values `[B, N, 3 D]`.
+    fn joined(qkv: &Layout, heads: usize) -> Result<(usize, Self)> {
+        let (batch, tokens, width) = qkv.shape().dims3()?;
+        if width % 3 != 0 {
+            bail!("attention: a width of {width} does not hold queries, keys and values");
+        }
+        Ok((batch, Self::new(tokens, tokens, width / 3, heads)?))
     }
 
-    /// A square of one value for each pair of tokens.
+    /// Images and sizes from queries `[B, R, D]` and keys and values `[B, N, 2 D]`.
+    fn apart(q: &Layout, kv: &Layout, heads: usize) -> Result<(usize, Self)> {
+        let ((batch, queries, width), (batches, tokens, double)) = (q.shape().dims3()?, kv.shape().dims3()?);
+        if batch != batches || double != 2 * width {
+            bail!(
+                "attention: queries {:?} do not fit keys and values {:?}",
+                q.dims(),
+                kv.dims()
+            );
+        }
+        Ok((batch, Self::new(queries, tokens, width, heads)?))
+    }
+
+    /// One value for each pair of query and token.
     fn square(&self) -> Vec<f32> {
-        vec![0.0; self.tokens * self.tokens]
+        vec![0.0; self.queries * self.tokens]
     }
 
     fn pairs<'a>(&self, values: &'a [f32]) -> Result<Matrix<'a>> {
-        Matrix::new(values, self.tokens, self.tokens, self.tokens)
+        Matrix::new(values, self.queries, self.tokens, self.tokens)
     }
 
     fn pairs_mut<'a>(&self, values: &'a mut [f32]) -> Result<MatrixMut<'a>> {
-        MatrixMut::new(values, self.tokens, self.tokens, self.tokens)
+        MatrixMut::new(values, self.queries, self.tokens, self.tokens)
     }
 
     /// The probabilities of one head; `scores` is scratch.
@@ -81,12 +93,12 @@ impl Sizes {
         simd::softmax_rows(scores, self.tokens, self.scale, probabilities).map_err(refused)
     }
 
-    /// The result `[N, D]` of one image.
-    fn forward(&self, qkv: &[f32], scores: &mut [f32], probabilities: &mut [f32], out: &mut [f32]) -> Result<()> {
+    /// The result `[R, D]` of one image.
+    fn forward(&self, input: Input, scores: &mut [f32], probabilities: &mut [f32], out: &mut [f32]) -> Result<()> {
         for start in (0..self.width).step_by(self.head) {
-            let [q, k, v] = self.parts(qkv, start)?;
+            let [q, k, v] = input.head(self, start)?;
             self.probabilities(q, k, scores, probabilities)?;
-            MatrixMut::new(&mut out[start..], self.tokens, self.head, self.width)?.set_product(
+            MatrixMut::new(&mut out[start..], self.queries, self.head, self.width)?.set_product(
                 1.0,
                 self.pairs(probabilities)?,
                 v,
@@ -96,29 +108,76 @@ impl Sizes {
         Ok(())
     }
 
-    /// The gradient `[N, 3 D]` of one image's qkv.
-    fn backward(&self, qkv: &[f32], grad: &[f32], scratch: &mut [Vec<f32>; 3], grad_qkv: &mut [f32]) -> Result<()> {
+    /// The gradients of one image's queries, keys and values.
+    fn backward(&self, input: Input, grad: &[f32], scratch: &mut [Vec<f32>; 3], mut out: Gradients) -> Result<()> {
         let [scores, probabilities, grad_probabilities] = scratch;
         for start in (0..self.width).step_by(self.head) {
-            let [q, k, v] = self.parts(qkv, start)?;
-            let grad = Matrix::new(&grad[start..], self.tokens, self.head, self.width)?;
+            let [q, k, v] = input.head(self, start)?;
+            let grad = Matrix::new(&grad[start..], self.queries, self.head, self.width)?;
             self.probabilities(q, k, scores, probabilities)?;
             self.pairs_mut(grad_probabilities)?.set_product(1.0, grad, v.t(), One)?;
             let grad_scores = &mut *scores;
             simd::softmax_backward_rows(probabilities, grad_probabilities, self.tokens, self.scale, grad_scores)
                 .map_err(refused)?;
             let products = [
-                (self.pairs(grad_scores)?, k),
-                (self.pairs(grad_scores)?.t(), q),
-                (self.pairs(probabilities)?.t(), grad),
+                (self.queries, self.pairs(grad_scores)?, k),
+                (self.tokens, self.pairs(grad_scores)?.t(), q),
+                (self.tokens, self.pairs(probabilities)?.t(), grad),
             ];
-            for (part, (pairs, tokens)) in products.into_iter().enumerate() {
-                let out = &mut grad_qkv[part * self.width + start..];
-                MatrixMut::new(out, self.tokens, self.head, 3 * self.width)?.set_product(1.0, pairs, tokens, One)?;
+            for (part, (rows, pairs, tokens)) in products.into_iter().enumerate() {
+                let (out, stride) = out.part(self, part);
+                MatrixMut::new(&mut out[start..], rows, self.head, stride)?.set_product(1.0, pairs, tokens, One)?;
             }
         }
         Ok(())
     }
+}
+
+/// One image's queries, keys and values, where they lie.
+#[derive(Debug, Clone, Copy)]
+enum Input<'a> {
+    /// `[N, 3 D]`
+    Joined(&'a [f32]),
+    /// `[R, D]` and `[N, 2 D]`
+    Apart(&'a [f32], &'a [f32]),
+}
+
+impl<'a> Input<'a> {
+    /// Queries `[R, head]`, keys and values `[N, head]` of the head that begins at channel `start`.
+    fn head(self, sizes: &Sizes, start: usize) -> Result<[Matrix<'a>; 3]> {
+        let (width, head) = (sizes.width, sizes.head);
+        let (q, q_stride, kv, stride) = match self {
+            Self::Joined(qkv) => (qkv, 3 * width, &qkv[width..], 3 * width),
+            Self::Apart(q, kv) => (q, width, kv, 2 * width),
+        };
+        Ok([
+            Matrix::new(&q[start..], sizes.queries, head, q_stride)?,
+            Matrix::new(&kv[start..], sizes.tokens, head, stride)?,
+            Matrix::new(&kv[width + start..], sizes.tokens, head, stride)?,
+        ])
+    }
+}
+
+/// Where one image's gradients go, in the layouts of [`Input`].
+enum Gradients<'a> {
+    Joined(&'a mut [f32]),
+    Apart(&'a mut [f32], &'a mut [f32]),
+}
+
+impl Gradients<'_> {
+    /// The place of the queries' (0), keys' (1) or values' (2) gradients and the elements from one token's to the next.
+    fn part(&mut self, sizes: &Sizes, part: usize) -> (&mut [f32], usize) {
+        let width = sizes.width;
+        match self {
+            Self::Joined(qkv) => (&mut qkv[part * width..], 3 * width),
+            Self::Apart(q, _) if part == 0 => (q, width),
+            Self::Apart(_, kv) => (&mut kv[(part - 1) * width..], 2 * width),
+        }
+    }
+}
+
+struct Attention {
+    heads: usize,
 }
 
 impl CustomOp1 for Attention {
@@ -127,17 +186,17 @@ impl CustomOp1 for Attention {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::new(layout, self.heads)?;
+        let (batch, sizes) = Sizes::joined(layout, self.heads)?;
         let qkv = floats(self.name(), storage, layout)?;
         let image = sizes.tokens * sizes.width;
-        let mut out = vec![0.0; sizes.batch * image];
+        let mut out = vec![0.0; batch * image];
         out.par_chunks_mut(image)
             .zip(qkv.par_chunks(3 * image))
             .try_for_each_init(
                 || (sizes.square(), sizes.square()),
-                |(scores, probabilities), (out, qkv)| sizes.forward(qkv, scores, probabilities, out),
+                |(scores, probabilities), (out, qkv)| sizes.forward(Input::Joined(qkv), scores, probabilities, out),
             )?;
-        tensor(out, (sizes.batch, sizes.tokens, sizes.width))
+        tensor(out, (batch, sizes.tokens, sizes.width))
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -156,17 +215,94 @@ impl CustomOp2 for AttentionGradient {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::new(l1, self.heads)?;
+        let (batch, sizes) = Sizes::joined(l1, self.heads)?;
         let (qkv, grad) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
         let image = sizes.tokens * sizes.width;
-        let mut grad_qkv = vec![0.0; 3 * sizes.batch * image];
+        let mut grad_qkv = vec![0.0; 3 * batch * image];
         grad_qkv
             .par_chunks_mut(3 * image)
             .zip(qkv.par_chunks(3 * image).zip(grad.par_chunks(image)))
             .try_for_each_init(
                 || [sizes.square(), sizes.square(), sizes.square()],
-                |scratch, (grad_qkv, (qkv, grad))| sizes.backward(qkv, grad, scratch, grad_qkv),
+                |scratch, (grad_qkv, (qkv, grad))| {
+                    sizes.backward(Input::Joined(qkv), grad, scratch, Gradients::Joined(grad_qkv))
+                },
             )?;
         tensor(grad_qkv, l1.shape())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct AttentionOf {
+    heads: usize,
+}
+
+impl CustomOp2 for AttentionOf {
+    fn name(&self) -> &'static str {
+        "attention_of"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, sizes) = Sizes::apart(l1, l2, self.heads)?;
+        let (q, kv) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (rows, image) = (sizes.queries * sizes.width, 2 * sizes.tokens * sizes.width);
+        let mut out = vec![0.0; batch * rows];
+        out.par_chunks_mut(rows)
+            .zip(q.par_chunks(rows).zip(kv.par_chunks(image)))
+            .try_for_each_init(
+                || (sizes.square(), sizes.square()),
+                |(scores, probabilities), (out, (q, kv))| {
+                    sizes.forward(Input::Apart(q, kv), scores, probabilities, out)
+                },
+            )?;
+        tensor(out, (batch, sizes.queries, sizes.width))
+    }
+
+    fn bwd(&self, q: &Tensor, kv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grads = q.apply_op3_no_bwd(kv, &grad.contiguous()?, &AttentionOfGradient(*self))?;
+        let (queries, others) = (q.elem_count(), kv.elem_count());
+        Ok((
+            Some(grads.narrow(0, 0, queries)?.reshape(q.shape())?),
+            Some(grads.narrow(0, queries, others)?.reshape(kv.shape())?),
+        ))
+    }
+}
+
+/// The gradients of `q` and `kv`, one after the other in one tensor, from (`q`, `kv`, gradient of the result).
+struct AttentionOfGradient(AttentionOf);
+
+impl CustomOp3 for AttentionOfGradient {
+    fn name(&self) -> &'static str {
+        "attention_of gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, sizes) = Sizes::apart(l1, l2, self.0.heads)?;
+        let (q, kv) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let grad = floats(self.name(), s3, l3)?;
+        let (rows, image) = (sizes.queries * sizes.width, 2 * sizes.tokens * sizes.width);
+        let mut grads = vec![0.0; q.len() + kv.len()];
+        let (grad_q, grad_kv) = grads.split_at_mut(q.len());
+        grad_q
+            .par_chunks_mut(rows)
+            .zip(grad_kv.par_chunks_mut(image))
+            .zip(q.par_chunks(rows).zip(kv.par_chunks(image)))
+            .zip(grad.par_chunks(rows))
+            .try_for_each_init(
+                || [sizes.square(), sizes.square(), sizes.square()],
+                |scratch, (((grad_q, grad_kv), (q, kv)), grad)| {
+                    sizes.backward(Input::Apart(q, kv), grad, scratch, Gradients::Apart(grad_q, grad_kv))
+                },
+            )?;
+        let len = grads.len();
+        tensor(grads, len)
     }
 }

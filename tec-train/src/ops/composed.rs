@@ -78,16 +78,21 @@ pub fn gather_tokens(x: &Tensor, index: &Tensor) -> Result<Tensor> {
     x.contiguous()?.gather(&index, 1)
 }
 
-pub fn unmask(x: &Tensor, mask_token: &Tensor, restore: &Tensor) -> Result<Tensor> {
+pub fn unmask(x: &Tensor, mask_tokens: &Tensor, restore: &Tensor) -> Result<Tensor> {
     let (batch, visible, width) = x.dims3()?;
-    let removed = restore.dim(1)? + 1 - visible;
-    let visible = x.narrow(1, 1, visible - 1)?;
-    let patches = if removed == 0 {
-        visible.contiguous()?
-    } else {
-        Tensor::cat(&[&visible, &mask_token.broadcast_as((batch, removed, width))?], 1)?
-    };
-    Tensor::cat(&[&x.narrow(1, 0, 1)?, &gather_tokens(&patches, restore)?], 1)
+    let patches = restore.dim(1)?;
+    // What each place is filled with from the visible patches, the last one standing in where none is.
+    let last = (visible - 2) as f64;
+    let places = restore.to_dtype(DType::F32)?.minimum(last)?.to_dtype(DType::U32)?;
+    let filled = gather_tokens(&x.narrow(1, 1, visible - 1)?, &places)?;
+    let removed = restore
+        .to_dtype(DType::F32)?
+        .gt(last)?
+        .to_dtype(DType::F32)?
+        .unsqueeze(2)?;
+    let tokens = mask_tokens.unsqueeze(0)?.broadcast_as((batch, patches, width))?;
+    let patches = (filled.broadcast_mul(&(1.0 - &removed)?)? + tokens.broadcast_mul(&removed)?)?;
+    Tensor::cat(&[&x.narrow(1, 0, 1)?, &patches], 1)
 }
 
 pub fn feature_loss(pred: &Tensor, target: &Tensor, removed: &Tensor) -> Result<Tensor> {
@@ -95,21 +100,20 @@ pub fn feature_loss(pred: &Tensor, target: &Tensor, removed: &Tensor) -> Result<
     (per_patch * removed)?.sum_all()?.div(&removed.sum_all()?)
 }
 
-fn with_class_row(index: &Tensor) -> Result<Tensor> {
-    let class = index.narrow(1, 0, 1)?.zeros_like()?;
-    Tensor::cat(&[&class, &(index + &index.ones_like()?)?], 1)
+pub fn relation_logits(q: &Tensor, k: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
+    let (q, k) = (part(q, 1, 0, heads)?, part(k, 1, 0, heads)?);
+    let logits = (q.matmul(&k.t()?)? * f64::from(scale))?;
+    logits.narrow(3, 1, k.dim(2)? - 1)?.transpose(1, 2)?.contiguous()
 }
 
-pub fn relation_logits(qk: &Tensor, index: &Tensor, heads: usize, scale: f32) -> Result<Tensor> {
-    let (batch, tokens, width) = qk.dims3()?;
-    let queries = index.dim(1)? + 1;
-    let q = gather_tokens(&qk.narrow(2, 0, width / 2)?, &with_class_row(index)?)?
-        .reshape((batch, queries, heads, width / 2 / heads))?
+pub fn attention_of(q: &Tensor, kv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, queries, width) = q.dims3()?;
+    let [q, k, v] = [part(q, 1, 0, heads)?, part(kv, 2, 0, heads)?, part(kv, 2, 1, heads)?];
+    let logits = (q.matmul(&k.t()?)? / ((width / heads) as f64).sqrt())?;
+    softmax(&logits)?
+        .matmul(&v)?
         .transpose(1, 2)?
-        .contiguous()?;
-    let k = part(qk, 2, 1, heads)?;
-    let logits = (q.matmul(&k.t()?)? * f64::from(scale))?;
-    logits.narrow(3, 1, tokens - 1)?.transpose(1, 2)?.contiguous()
+        .reshape((batch, queries, width))
 }
 
 pub fn relation_loss(pred: &Tensor, target: &Tensor) -> Result<Tensor> {

@@ -21,7 +21,7 @@ mod tests;
 mod tokens;
 
 pub use activation::{add, gelu};
-pub use attention::attention;
+pub use attention::{attention, attention_of};
 pub use linear::linear;
 pub use loss::{feature_loss, relation_loss};
 pub use norm::layer_norm;

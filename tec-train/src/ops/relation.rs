@@ -8,19 +8,14 @@ use super::cpu::{floats, indices, refused, rows_per_piece, tensor};
 use super::gemm::{Matrix, MatrixMut, Threads::One};
 use super::simd;
 
-/// Logits `scale * q k^T` of the class token and the selected patches against all patches: `qk` `[B, 1 + L, 2 T]` in the
-/// layout `[2][heads][T / heads]`, `index` u32 `[B, K]`, gives `[B, 1 + K, heads, L]`. Differentiable in `qk`.
+/// Logits `scale * q k^T` of some tokens against all patches: queries `q` `[B, 1 + K, T]`, keys `k` `[B, 1 + L, T]` (the class
+/// token's first; it is left out), both in the layout `[heads][T / heads]`, gives `[B, 1 + K, heads, L]`. Differentiable in both.
 ///
 /// # Errors
-/// Shapes that do not fit each other, an index not below L.
-pub fn relation_logits(qk: &Tensor, index: &Tensor, heads: usize, scale: f32) -> crate::Result<Tensor> {
-    let op = RelationLogits {
-        parts: 2,
-        prefix: 1,
-        heads,
-        scale,
-    };
-    Ok(qk.contiguous()?.apply_op2(&index.contiguous()?, op)?)
+/// Shapes that do not fit each other.
+pub fn relation_logits(q: &Tensor, k: &Tensor, heads: usize, scale: f32) -> crate::Result<Tensor> {
+    Ok(q.contiguous()?
+        .apply_op2(&k.contiguous()?, RelationLogits { heads, scale })?)
 }
 
 /// The base's relation targets: `qkv` `[B, prefix + L, 3 T]` of its last block in the layout `[3][heads][T / heads]`, where
@@ -34,15 +29,9 @@ pub fn relation_logits(qk: &Tensor, index: &Tensor, heads: usize, scale: f32) ->
 /// Shapes that do not fit each other, more queries than patches, a NaN among the logits.
 pub fn base_relation(qkv: &Tensor, heads: usize, prefix: usize, top_k: usize) -> crate::Result<(Tensor, Tensor)> {
     let qkv = qkv.detach().contiguous()?;
-    let head = qkv.dim(2)? / 3 / heads.max(1);
-    let logits = RelationLogits {
-        parts: 3,
-        prefix,
-        heads,
-        scale: (1.0 / (head as f64).sqrt()) as f32,
-    };
-    let index = qkv.apply_op1_no_bwd(&TopQueries { logits, top_k })?;
-    let picked = qkv.apply_op2_no_bwd(&index, &logits)?;
+    let base = Base { heads, prefix };
+    let index = qkv.apply_op1_no_bwd(&TopQueries { base, top_k })?;
+    let picked = qkv.apply_op2_no_bwd(&index, &PickedLogits(base))?;
     Ok((picked, index))
 }
 
@@ -62,144 +51,106 @@ pub fn normalize_features(x: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op1_no_bwd(&NormalizeFeatures)?)
 }
 
-/// Logits of some tokens' queries against all patches' keys.
+/// The sizes of the relations of one image.
 #[derive(Debug, Clone, Copy)]
-struct RelationLogits {
-    /// Parts of the projection: 2 for queries and keys, 3 with values.
-    parts: usize,
-    /// Tokens before the first patch, the class token first.
-    prefix: usize,
+struct Sizes {
+    /// Rows of queries.
+    queries: usize,
+    patches: usize,
+    /// The width T of all heads together.
+    width: usize,
     heads: usize,
     scale: f32,
 }
 
-/// The sizes of the relations of one batch.
-#[derive(Debug, Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    patches: usize,
-    /// The width T of all heads together.
-    width: usize,
+impl Sizes {
     /// The width of one head.
-    head: usize,
-    /// From a token to the next in the projection: parts times T.
-    stride: usize,
-    /// Elements of one image's projection.
-    image: usize,
-}
-
-impl RelationLogits {
-    fn sizes(&self, projection: &Layout) -> Result<Sizes> {
-        let (batch, tokens, stride) = projection.shape().dims3()?;
-        let Self {
-            parts, prefix, heads, ..
-        } = *self;
-        if heads == 0 || prefix == 0 || tokens <= prefix || stride == 0 || stride % (parts * heads) != 0 {
-            bail!(
-                "relation: [{batch}, {tokens}, {stride}] does not hold {parts} parts of {heads} heads for {prefix} \
-                 tokens and at least one patch"
-            );
-        }
-        let width = stride / parts;
-        Ok(Sizes {
-            batch,
-            patches: tokens - prefix,
-            width,
-            head: width / heads,
-            stride,
-            image: tokens * stride,
-        })
+    fn head(&self) -> usize {
+        self.width / self.heads
     }
 
-    /// The first element of each query's token in an image's projection: the class token, then the patches in `index`.
-    fn queries(&self, sizes: &Sizes, index: &[u32]) -> Result<Vec<usize>> {
-        if let Some(patch) = index.iter().find(|&&patch| patch as usize >= sizes.patches) {
-            bail!("relation: there is no patch {patch}, only {}", sizes.patches);
-        }
-        let patches = index.iter().map(|&patch| (self.prefix + patch as usize) * sizes.stride);
-        Ok(std::iter::once(0).chain(patches).collect())
+    /// Elements of one image's logits.
+    fn logits(&self) -> usize {
+        self.queries * self.heads * self.patches
     }
 
-    /// The queries' rows [1 + K, T], side by side.
-    fn gather(&self, sizes: &Sizes, projection: &[f32], index: &[u32]) -> Result<Vec<f32>> {
-        let starts = self.queries(sizes, index)?;
-        Ok(starts
-            .iter()
-            .flat_map(|&start| &projection[start..start + sizes.width])
-            .copied()
-            .collect())
-    }
-
-    /// The keys `[L, head]` of one head, which starts at `start` in its token.
-    fn keys<'a>(&self, sizes: &Sizes, projection: &'a [f32], start: usize) -> Result<Matrix<'a>> {
-        let first = self.prefix * sizes.stride + sizes.width + start;
-        Matrix::new(&projection[first..], sizes.patches, sizes.head, sizes.stride)
-    }
-
-    /// The logits [1 + K, heads, L] of one image.
-    fn forward(&self, sizes: &Sizes, projection: &[f32], index: &[u32], out: &mut [f32]) -> Result<()> {
-        let (queries, rows) = (self.gather(sizes, projection, index)?, 1 + index.len());
+    /// The logits `[queries, heads, L]` of one image: queries side by side, the patches' keys `stride` elements apart.
+    fn forward(&self, queries: &[f32], keys: &[f32], stride: usize, out: &mut [f32]) -> Result<()> {
         for head in 0..self.heads {
-            let q = Matrix::new(&queries[head * sizes.head..], rows, sizes.head, sizes.width)?;
-            let k = self.keys(sizes, projection, head * sizes.head)?;
-            let out = &mut out[head * sizes.patches..];
-            MatrixMut::new(out, rows, sizes.patches, self.heads * sizes.patches)?.set_product(
-                self.scale,
-                q,
-                k.t(),
-                One,
-            )?;
+            let start = head * self.head();
+            let q = Matrix::new(&queries[start..], self.queries, self.head(), self.width)?;
+            let k = Matrix::new(&keys[start..], self.patches, self.head(), stride)?;
+            MatrixMut::new(
+                &mut out[head * self.patches..],
+                self.queries,
+                self.patches,
+                self.heads * self.patches,
+            )?
+            .set_product(self.scale, q, k.t(), One)?;
         }
         Ok(())
     }
 
-    /// The gradient of one image's projection, which is zero before.
-    fn backward(&self, sizes: &Sizes, projection: &[f32], index: &[u32], grad: &[f32], out: &mut [f32]) -> Result<()> {
-        let (queries, rows) = (self.gather(sizes, projection, index)?, 1 + index.len());
-        let mut grad_queries = vec![0.0; queries.len()];
-        for start in (0..sizes.width).step_by(sizes.head) {
-            let head = start / sizes.head;
+    /// The gradients of the queries and of the patches' keys of one image, all side by side.
+    fn backward(
+        &self,
+        (queries, keys): (&[f32], &[f32]),
+        grad: &[f32],
+        (grad_queries, grad_keys): (&mut [f32], &mut [f32]),
+    ) -> Result<()> {
+        for head in 0..self.heads {
+            let start = head * self.head();
             let grad = Matrix::new(
-                &grad[head * sizes.patches..],
-                rows,
-                sizes.patches,
-                self.heads * sizes.patches,
+                &grad[head * self.patches..],
+                self.queries,
+                self.patches,
+                self.heads * self.patches,
             )?;
-            let q = Matrix::new(&queries[start..], rows, sizes.head, sizes.width)?;
-            let k = self.keys(sizes, projection, start)?;
-            MatrixMut::new(&mut grad_queries[start..], rows, sizes.head, sizes.width)?
+            let q = Matrix::new(&queries[start..], self.queries, self.head(), self.width)?;
+            let k = Matrix::new(&keys[start..], self.patches, self.head(), self.width)?;
+            MatrixMut::new(&mut grad_queries[start..], self.queries, self.head(), self.width)?
                 .set_product(self.scale, grad, k, One)?;
-            let grad_keys = &mut out[self.prefix * sizes.stride + sizes.width + start..];
-            MatrixMut::new(grad_keys, sizes.patches, sizes.head, sizes.stride)?.set_product(
+            MatrixMut::new(&mut grad_keys[start..], self.patches, self.head(), self.width)?.set_product(
                 self.scale,
                 grad.t(),
                 q,
                 One,
             )?;
         }
-        for (start, grad) in self
-            .queries(sizes, index)?
-            .into_iter()
-            .zip(grad_queries.chunks_exact(sizes.width))
-        {
-            out[start..start + sizes.width]
-                .iter_mut()
-                .zip(grad)
-                .for_each(|(sum, grad)| *sum += grad);
-        }
         Ok(())
     }
 }
 
-/// The patch numbers `[B, K]`, image by image.
-fn images(index: &[u32], index_layout: &Layout, batch: usize) -> Result<Vec<Vec<u32>>> {
-    let (batches, queries) = index_layout.shape().dims2()?;
-    if batches != batch {
-        bail!("relation: queries of {batches} images for {batch} images");
+#[derive(Debug, Clone, Copy)]
+struct RelationLogits {
+    heads: usize,
+    scale: f32,
+}
+
+impl RelationLogits {
+    /// Images and sizes from queries `[B, 1 + K, T]` and keys `[B, 1 + L, T]`.
+    fn sizes(&self, q: &Layout, k: &Layout) -> Result<(usize, Sizes)> {
+        let ((batch, queries, width), (batches, tokens, widths)) = (q.shape().dims3()?, k.shape().dims3()?);
+        let heads = self.heads;
+        if batch != batches || width != widths || queries == 0 || tokens < 2 {
+            bail!(
+                "relation_logits: queries {:?} and keys {:?} do not fit each other",
+                q.dims(),
+                k.dims()
+            );
+        }
+        if heads == 0 || width == 0 || width % heads != 0 {
+            bail!("relation_logits: a width of {width} cannot be split into {heads} heads");
+        }
+        let sizes = Sizes {
+            queries,
+            patches: tokens - 1,
+            width,
+            heads,
+            scale: self.scale,
+        };
+        Ok((batch, sizes))
     }
-    Ok((0..batch)
-        .map(|image| index[image * queries..(image + 1) * queries].to_vec())
-        .collect())
 }
 
 impl CustomOp2 for RelationLogits {
@@ -208,26 +159,27 @@ impl CustomOp2 for RelationLogits {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(l1)?;
-        let projection = floats(self.name(), s1, l1)?;
-        let index = images(indices(self.name(), s2, l2)?, l2, sizes.batch)?;
-        let rows = 1 + l2.shape().dims2()?.1;
-        let image = rows * self.heads * sizes.patches;
-        let mut out = vec![0.0; sizes.batch * image];
-        out.par_chunks_mut(image)
-            .zip(projection.par_chunks(sizes.image).zip(&index))
-            .try_for_each(|(out, (projection, index))| self.forward(&sizes, projection, index, out))?;
-        tensor(out, (sizes.batch, rows, self.heads, sizes.patches))
+        let (batch, sizes) = self.sizes(l1, l2)?;
+        let (q, k) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let mut out = vec![0.0; batch * sizes.logits()];
+        out.par_chunks_mut(sizes.logits())
+            .zip(q.par_chunks(sizes.queries * sizes.width))
+            .zip(k.par_chunks((1 + sizes.patches) * sizes.width))
+            .try_for_each(|((out, q), k)| sizes.forward(q, &k[sizes.width..], sizes.width, out))?;
+        tensor(out, (batch, sizes.queries, sizes.heads, sizes.patches))
     }
 
-    fn bwd(&self, qk: &Tensor, index: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, q: &Tensor, k: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grads = q.apply_op3_no_bwd(k, &grad.contiguous()?, &RelationLogitsGradient(*self))?;
+        let (queries, keys) = (q.elem_count(), k.elem_count());
         Ok((
-            Some(qk.apply_op3_no_bwd(index, &grad.contiguous()?, &RelationLogitsGradient(*self))?),
-            None,
+            Some(grads.narrow(0, 0, queries)?.reshape(q.shape())?),
+            Some(grads.narrow(0, queries, keys)?.reshape(k.shape())?),
         ))
     }
 }
 
+/// The gradients of queries and keys, one after the other in one tensor, from (queries, keys, gradient of the result).
 struct RelationLogitsGradient(RelationLogits);
 
 impl CustomOp3 for RelationLogitsGradient {
@@ -244,26 +196,75 @@ impl CustomOp3 for RelationLogitsGradient {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.0.sizes(l1)?;
-        let (projection, grad) = (floats(self.name(), s1, l1)?, floats(self.name(), s3, l3)?);
-        let index = images(indices(self.name(), s2, l2)?, l2, sizes.batch)?;
-        let image = l3.shape().elem_count() / sizes.batch.max(1);
-        let mut out = vec![0.0; projection.len()];
-        out.par_chunks_mut(sizes.image)
-            .zip(
-                projection
-                    .par_chunks(sizes.image)
-                    .zip(&index)
-                    .zip(grad.par_chunks(image.max(1))),
-            )
-            .try_for_each(|(out, ((projection, index), grad))| self.0.backward(&sizes, projection, index, grad, out))?;
-        tensor(out, l1.shape())
+        let (_, sizes) = self.0.sizes(l1, l2)?;
+        let (q, k) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let grad = floats(self.name(), s3, l3)?;
+        let (queries, keys) = (sizes.queries * sizes.width, (1 + sizes.patches) * sizes.width);
+        let mut grads = vec![0.0; q.len() + k.len()];
+        let (grad_q, grad_k) = grads.split_at_mut(q.len());
+        grad_q
+            .par_chunks_mut(queries)
+            .zip(grad_k.par_chunks_mut(keys))
+            .zip(q.par_chunks(queries).zip(k.par_chunks(keys)))
+            .zip(grad.par_chunks(sizes.logits()))
+            .try_for_each(|(((grad_q, grad_k), (q, k)), grad)| {
+                // The class token's key stays without a gradient: no logit is its own.
+                let patches = sizes.width..;
+                sizes.backward((q, &k[patches.clone()]), grad, (grad_q, &mut grad_k[patches]))
+            })?;
+        let len = grads.len();
+        tensor(grads, len)
+    }
+}
+
+/// The base's queries, keys and values.
+#[derive(Debug, Clone, Copy)]
+struct Base {
+    heads: usize,
+    /// Tokens before the first patch, the class token first.
+    prefix: usize,
+}
+
+impl Base {
+    /// Images and sizes from qkv `[B, prefix + L, 3 T]`, for the class token and `top_k` patches.
+    fn sizes(&self, qkv: &Layout, top_k: usize) -> Result<(usize, Sizes)> {
+        let (batch, tokens, stride) = qkv.shape().dims3()?;
+        let &Self { heads, prefix } = self;
+        if heads == 0 || prefix == 0 || tokens <= prefix || stride == 0 || stride % (3 * heads) != 0 {
+            bail!(
+                "base_relation: [{batch}, {tokens}, {stride}] does not hold queries, keys and values of {heads} heads for \
+                 {prefix} tokens and at least one patch"
+            );
+        }
+        let width = stride / 3;
+        let sizes = Sizes {
+            queries: 1 + top_k,
+            patches: tokens - prefix,
+            width,
+            heads,
+            scale: (1.0 / ((width / heads) as f64).sqrt()) as f32,
+        };
+        Ok((batch, sizes))
+    }
+
+    /// The logits of one image's class token and of the patches in `index`.
+    fn logits(&self, sizes: &Sizes, qkv: &[f32], index: &[u32], out: &mut [f32]) -> Result<()> {
+        if let Some(patch) = index.iter().find(|&&patch| patch as usize >= sizes.patches) {
+            bail!("base_relation: there is no patch {patch}, only {}", sizes.patches);
+        }
+        let stride = 3 * sizes.width;
+        let rows = std::iter::once(0).chain(index.iter().map(|&patch| self.prefix + patch as usize));
+        let queries: Vec<f32> = rows
+            .flat_map(|row| &qkv[row * stride..row * stride + sizes.width])
+            .copied()
+            .collect();
+        sizes.forward(&queries, &qkv[self.prefix * stride + sizes.width..], stride, out)
     }
 }
 
 /// The patches that the class token attends to most.
 struct TopQueries {
-    logits: RelationLogits,
+    base: Base,
     top_k: usize,
 }
 
@@ -273,20 +274,41 @@ impl CustomOp1 for TopQueries {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.logits.sizes(layout)?;
-        let projection = floats(self.name(), storage, layout)?;
-        let (patches, heads) = (sizes.patches, self.logits.heads);
-        let index: Vec<Vec<u32>> = projection
-            .par_chunks(sizes.image)
-            .map(|projection| {
+        let (batch, sizes) = self.base.sizes(layout, 0)?;
+        let qkv = floats(self.name(), storage, layout)?;
+        let (patches, heads) = (sizes.patches, sizes.heads);
+        let index: Vec<Vec<u32>> = qkv
+            .par_chunks((self.base.prefix + patches) * 3 * sizes.width)
+            .map(|qkv| {
                 let (mut class, mut scratch) = (vec![0.0; heads * patches], vec![0.0; patches]);
-                self.logits.forward(&sizes, projection, &[], &mut class)?;
+                self.base.logits(&sizes, qkv, &[], &mut class)?;
                 let mut index = vec![0; self.top_k];
                 relation::rank_queries(&class, heads, patches, &mut index, &mut scratch).map_err(refused)?;
                 Ok(index)
             })
             .collect::<Result<_>>()?;
-        Ok((CpuStorage::U32(index.concat()), (sizes.batch, self.top_k).into()))
+        Ok((CpuStorage::U32(index.concat()), (batch, self.top_k).into()))
+    }
+}
+
+/// The logits of the class token and the patches picked.
+struct PickedLogits(Base);
+
+impl CustomOp2 for PickedLogits {
+    fn name(&self) -> &'static str {
+        "base_relation"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let top_k = l2.shape().dims2()?.1;
+        let (batch, sizes) = self.0.sizes(l1, top_k)?;
+        let (qkv, index) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
+        let mut out = vec![0.0; batch * sizes.logits()];
+        out.par_chunks_mut(sizes.logits())
+            .zip(qkv.par_chunks((self.0.prefix + sizes.patches) * 3 * sizes.width))
+            .zip(index.par_chunks(top_k.max(1)))
+            .try_for_each(|((out, qkv), index)| self.0.logits(&sizes, qkv, index, out))?;
+        tensor(out, (batch, sizes.queries, sizes.heads, sizes.patches))
     }
 }
 

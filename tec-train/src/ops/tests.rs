@@ -226,6 +226,26 @@ fn attention() {
 }
 
 #[test]
+fn attention_of_some_queries() {
+    for (batch, queries, tokens, heads, head) in [(4, 7, 50, 3, 16), (2, 13, 5, 4, 5), (1, 1, 3, 1, 4)] {
+        let args = [
+            (values(&[batch, queries, heads * head], 1) * 3.0).unwrap(),
+            (values(&[batch, tokens, 2 * heads * head], 2) * 3.0).unwrap(),
+        ];
+        compare(
+            "attention_of",
+            &args,
+            |x| super::attention_of(&x[0], &x[1], heads),
+            |x| composed::attention_of(&x[0], &x[1], heads),
+        );
+    }
+    let (q, kv) = (values(&[2, 5, 12], 1), values(&[2, 7, 24], 2));
+    assert!(super::attention_of(&q, &kv, 5).is_err());
+    assert!(super::attention_of(&q, &q, 3).is_err());
+    assert!(super::attention_of(&q, &values(&[1, 7, 24], 2), 3).is_err());
+}
+
+#[test]
 fn attention_gradient_agrees_with_differences() {
     let qkv = values(&[1, 5, 12], 7);
     let upstream = values(&[1, 5, 4], 8);
@@ -292,7 +312,7 @@ fn restore(batch: usize, patches: usize) -> Tensor {
 #[test]
 fn unmask() {
     let restore = restore(5, 9);
-    let args = [values(&[5, 4, 6], 1), values(&[1, 1, 6], 2)];
+    let args = [values(&[5, 4, 6], 1), values(&[9, 6], 2)];
     compare(
         "unmask",
         &args,
@@ -333,15 +353,16 @@ fn feature_loss() {
 
 #[test]
 fn relation_logits() {
-    let index = index(4, 5, 9);
+    let args = [values(&[4, 6, 12], 1), values(&[4, 10, 12], 2)];
     compare(
         "relation_logits",
-        &[values(&[4, 10, 24], 1)],
-        |x| super::relation_logits(&x[0], &index, 3, 0.3),
-        |x| composed::relation_logits(&x[0], &index, 3, 0.3),
+        &args,
+        |x| super::relation_logits(&x[0], &x[1], 3, 0.3),
+        |x| composed::relation_logits(&x[0], &x[1], 3, 0.3),
     );
-    assert!(super::relation_logits(&values(&[4, 9, 24], 1), &index, 3, 0.3).is_err());
-    assert!(super::relation_logits(&values(&[4, 10, 24], 1), &index, 5, 0.3).is_err());
+    assert!(super::relation_logits(&args[0], &values(&[4, 10, 15], 1), 3, 0.3).is_err());
+    assert!(super::relation_logits(&args[0], &values(&[3, 10, 12], 1), 3, 0.3).is_err());
+    assert!(super::relation_logits(&args[0], &args[1], 5, 0.3).is_err());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::PatchOrder;
 use super::cpu::{floats, indices, tensor};
+use super::simd;
 
 /// Cuts images `[B, C, H, W]` into flattened patches `[B, L, patch * patch * C]`, row by row. No gradient.
 ///
@@ -22,14 +23,15 @@ pub fn gather_tokens(x: &Tensor, index: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&index.contiguous()?, Gather)?)
 }
 
-/// Puts visible patches back in place and the mask token everywhere else: `x` `[B, 1 + keep, d]` (class token first),
-/// `mask_token` [1, 1, d], `restore` u32 `[B, L]`, gives `[B, 1 + L, d]`. Differentiable in `x` and `mask_token`.
+/// Puts visible patches back in place and mask tokens everywhere else: `x` `[B, 1 + keep, d]` (class token first),
+/// `mask_tokens` `[L, d]` (what stands for each removed patch, in every image), `restore` u32 `[B, L]`, gives
+/// `[B, 1 + L, d]`. Differentiable in `x` and `mask_tokens`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, a place in `restore` not below L.
-pub fn unmask(x: &Tensor, mask_token: &Tensor, restore: &Tensor) -> crate::Result<Tensor> {
+pub fn unmask(x: &Tensor, mask_tokens: &Tensor, restore: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?
-        .apply_op3(&mask_token.contiguous()?, &restore.contiguous()?, Unmask)?)
+        .apply_op3(&mask_tokens.contiguous()?, &restore.contiguous()?, Unmask)?)
 }
 
 struct Patchify {
@@ -167,15 +169,15 @@ impl CustomOp3 for Unmask {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ((batch, visible, width), (batches, patches)) = (l1.shape().dims3()?, l3.shape().dims2()?);
-        if batch != batches || visible == 0 || visible > patches + 1 || width == 0 || l2.shape().elem_count() != width {
+        if batch != batches || visible == 0 || visible > patches + 1 || width == 0 || l2.dims() != [patches, width] {
             bail!(
-                "unmask: {:?} with mask token {:?} does not fit restore {:?}",
+                "unmask: {:?} with mask tokens {:?} does not fit restore {:?}",
                 l1.dims(),
                 l2.dims(),
                 l3.dims()
             );
         }
-        let (x, token) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (x, tokens) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
         let restore = indices(self.name(), s3, l3)?;
         if let Some(place) = restore.iter().find(|&&place| place as usize >= patches) {
             bail!("unmask: place {place} in restore is not below {patches}");
@@ -186,9 +188,11 @@ impl CustomOp3 for Unmask {
             .zip(x.par_chunks(visible * width))
             .enumerate()
             .for_each(|(n, (out, x))| {
-                let places = restore.iter().skip(n * patches).map(|&place| 1 + place as usize);
-                for (out, place) in out.chunks_exact_mut(width).zip(std::iter::once(0).chain(places)) {
-                    out.copy_from_slice(x.chunks_exact(width).nth(place).unwrap_or(token));
+                let (class, out) = out.split_at_mut(width);
+                class.copy_from_slice(&x[..width]);
+                let places = restore[n * patches..].iter().zip(tokens.chunks_exact(width));
+                for (out, (&place, token)) in out.chunks_exact_mut(width).zip(places) {
+                    out.copy_from_slice(x.chunks_exact(width).nth(1 + place as usize).unwrap_or(token));
                 }
             });
         tensor(out, (batch, 1 + patches, width))
@@ -197,60 +201,80 @@ impl CustomOp3 for Unmask {
     fn bwd(
         &self,
         x: &Tensor,
-        mask_token: &Tensor,
+        mask_tokens: &Tensor,
         restore: &Tensor,
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (n, width) = (x.elem_count(), mask_token.elem_count());
-        let gradient = UnmaskGradient { visible: x.dim(1)? };
-        let grads = grad.contiguous()?.apply_op2_no_bwd(restore, &gradient)?;
-        let part = |tensor: &Tensor, start, len| match tensor.track_op() {
-            true => grads.narrow(0, start, len)?.reshape(tensor.shape()).map(Some),
-            false => Ok(None),
-        };
-        Ok((part(x, 0, n)?, part(mask_token, n, width)?, None))
+        let grad = grad.contiguous()?;
+        let visible = UnmaskVisibleGradient { visible: x.dim(1)? };
+        let masked = UnmaskMaskedGradient { visible: x.dim(1)? };
+        let grad_x = x
+            .track_op()
+            .then(|| grad.apply_op2_no_bwd(restore, &visible))
+            .transpose()?;
+        let grad_tokens = mask_tokens
+            .track_op()
+            .then(|| grad.apply_op2_no_bwd(restore, &masked))
+            .transpose()?;
+        Ok((grad_x, grad_tokens, None))
     }
 }
 
-/// The gradients of `x` and the mask token from (gradient of the result, restore), one after the other in one tensor.
-struct UnmaskGradient {
+/// The gradient of the visible tokens from (gradient of the result, restore).
+struct UnmaskVisibleGradient {
     /// Tokens of `x`, the class token included.
     visible: usize,
 }
 
-impl CustomOp2 for UnmaskGradient {
+impl CustomOp2 for UnmaskVisibleGradient {
     fn name(&self) -> &'static str {
-        "unmask gradient"
+        "unmask gradient of visible tokens"
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((batch, tokens, width), (_, patches)) = (l1.shape().dims3()?, l2.shape().dims2()?);
         let (grad, restore) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
-        let len = self.visible * width;
-        let mut grads = vec![0.0; batch * len + width];
-        let (grad_x, grad_token) = grads.split_at_mut(batch * len);
-        // The mask token's gradient: by images first, then over the images in their order.
-        let images: Vec<Vec<f32>> = grad_x
-            .par_chunks_mut(len)
-            .zip(grad.par_chunks(tokens * width))
-            .enumerate()
-            .map(|(n, (grad_x, grad))| {
-                let mut grad_token = vec![0.0; width];
-                let places = restore.iter().skip(n * patches).map(|&place| 1 + place as usize);
+        let mut grad_x = vec![0.0; batch * self.visible * width];
+        grad_x
+            .par_chunks_mut(self.visible * width)
+            .zip(grad.par_chunks(tokens * width).zip(restore.par_chunks(patches.max(1))))
+            .for_each(|(grad_x, (grad, restore))| {
+                let places = restore.iter().map(|&place| 1 + place as usize);
                 for (grad, place) in grad.chunks_exact(width).zip(std::iter::once(0).chain(places)) {
-                    match grad_x.chunks_exact_mut(width).nth(place) {
-                        Some(grad_x) => grad_x.copy_from_slice(grad),
-                        None => grad_token.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad),
+                    if let Some(grad_x) = grad_x.chunks_exact_mut(width).nth(place) {
+                        grad_x.copy_from_slice(grad);
                     }
                 }
-                grad_token
-            })
-            .collect();
-        images
-            .iter()
-            .for_each(|image| grad_token.iter_mut().zip(image).for_each(|(sum, grad)| *sum += grad));
-        let len = grads.len();
-        tensor(grads, len)
+            });
+        tensor(grad_x, (batch, self.visible, width))
+    }
+}
+
+/// The gradient `[L, d]` of the mask tokens from (gradient of the result, restore): for each patch the sum over the images
+/// that lack it, in their order.
+struct UnmaskMaskedGradient {
+    /// Tokens of `x`, the class token included.
+    visible: usize,
+}
+
+impl CustomOp2 for UnmaskMaskedGradient {
+    fn name(&self) -> &'static str {
+        "unmask gradient of mask tokens"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((batch, tokens, width), (_, patches)) = (l1.shape().dims3()?, l2.shape().dims2()?);
+        let (grad, restore) = (floats(self.name(), s1, l1)?, indices(self.name(), s2, l2)?);
+        let mut sums = vec![0.0; patches * width];
+        sums.par_chunks_mut(width).enumerate().for_each(|(patch, sum)| {
+            for image in 0..batch {
+                if 1 + restore[image * patches + patch] as usize >= self.visible {
+                    let start = (image * tokens + 1 + patch) * width;
+                    simd::add_rows(&grad[start..start + width], sum);
+                }
+            }
+        });
+        tensor(sums, (patches, width))
     }
 }

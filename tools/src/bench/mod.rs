@@ -1,0 +1,20 @@
+//! `tec bench`: throughput on this machine, comparable with the PyTorch peers.
+
+mod train;
+
+use clap::Subcommand;
+use tec_train::Result;
+
+/// What is measured.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Training steps: base forward, new model forward and backward, AdamW, on random images in memory
+    Train(train::Args),
+}
+
+/// Runs the verb.
+pub fn run(verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Train(args) => train::run(args),
+    }
+}

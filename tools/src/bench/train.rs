@@ -1,0 +1,211 @@
+//! `tec bench train`.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use clap::ValueEnum;
+use serde_json::json;
+use tec_core::philox::{Noise, Stream};
+use tec_train::{
+    Error, Result,
+    model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Tec, TecConfig, Vit, VitConfig},
+    optim::{AdamW, AdamWConfig},
+    run_dir::peak_bytes,
+};
+
+use crate::output;
+
+/// The published sizes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Size {
+    Tiny,
+    Small,
+    Base,
+    Large,
+    Huge,
+}
+
+impl Size {
+    /// Width, blocks, heads.
+    fn sizes(self) -> (usize, usize, usize) {
+        match self {
+            Self::Tiny => (192, 12, 3),
+            Self::Small => (384, 12, 6),
+            Self::Base => (768, 12, 12),
+            Self::Large => (1024, 24, 16),
+            Self::Huge => (1280, 32, 16),
+        }
+    }
+}
+
+/// Arguments of `tec bench train`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The new model
+    #[arg(long, value_enum, default_value = "tiny")]
+    student: Size,
+    /// The frozen base
+    #[arg(long, value_enum, default_value = "tiny")]
+    base: Size,
+    /// Images a step
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Steps measured, after three that are not
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Side of an image in pixels
+    #[arg(long, default_value_t = 224)]
+    img: usize,
+    /// Side of a patch in pixels
+    #[arg(long, default_value_t = 16)]
+    patch: usize,
+    /// Threads; absent: all cores
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where to compute
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Arithmetic of the products: none is f32
+    #[arg(long, value_parser = ["none"], default_value = "none")]
+    amp: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Steps that are not measured: the first ones allocate.
+const WARM_UP: usize = 3;
+
+/// What was measured.
+struct Measured {
+    seconds: Vec<f64>,
+    losses: Vec<f32>,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    if args.device != "cpu" {
+        return Err(Error::Usage(format!(
+            "--device {}: this build computes on the cpu",
+            args.device
+        )));
+    }
+    if args.steps == 0 || args.batch == 0 {
+        return Err(Error::Usage("--steps and --batch: give at least 1".into()));
+    }
+    let threads = args.threads.unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))?;
+    let mut measured = pool.install(|| measure(args))?;
+    measured.seconds.sort_by(f64::total_cmp);
+    let median = measured
+        .seconds
+        .get(measured.seconds.len() / 2)
+        .copied()
+        .unwrap_or(f64::NAN);
+    let images_per_s = args.batch as f64 / median;
+    let (first, last) = (measured.losses.first(), measured.losses.last());
+    let name = |size: Size| size.to_possible_value().map(|v| v.get_name().to_string());
+    let facts = json!({
+        "student": name(args.student), "base": name(args.base), "batch": args.batch, "steps": args.steps, "img": args.img,
+        "patch": args.patch, "device": args.device, "amp": args.amp, "threads": pool.current_num_threads(),
+        "images_per_s": images_per_s, "peak_bytes": peak_bytes(), "loss_first": first, "loss_last": last,
+    });
+    match args.json {
+        true => output::json(&facts),
+        false => println!(
+            "{images_per_s:.2} images/s, peak {} MB, {} threads, loss {:.4} to {:.4}",
+            peak_bytes().unwrap_or(0) / 1_000_000,
+            pool.current_num_threads(),
+            first.unwrap_or(&f32::NAN),
+            last.unwrap_or(&f32::NAN)
+        ),
+    }
+    Ok(())
+}
+
+fn measure(args: &Args) -> Result<Measured> {
+    let device = Device::Cpu;
+    let encoder = |size: Size| {
+        let (dim, depth, heads) = size.sizes();
+        VitConfig {
+            image_size: args.img,
+            patch_size: args.patch,
+            channels: 3,
+            dim,
+            depth,
+            heads,
+            mlp_ratio: 4,
+        }
+    };
+    let decoder = DecoderConfig {
+        dim: 512,
+        depth: 2,
+        heads: 16,
+    };
+    let base = random_base(encoder(args.base), &decoder, &device)?;
+    let config = TecConfig {
+        encoder: encoder(args.student),
+        base: BaseConfig {
+            dim: base.config().dim,
+            heads: base.config().heads,
+        },
+        decoder,
+        adapters: None,
+        temperature: 1.8,
+    };
+    let patches = config.encoder.patches();
+    let top_k = patches.min(15);
+    let model = Tec::new(config, 0, &device)?;
+    let adamw = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    let mut optimizer = AdamW::new(model.params().trainable(), adamw);
+    let images = random_images(args, &device)?;
+    let samples: Vec<u32> = (0..args.batch as u32).collect();
+    let mut measured = Measured {
+        seconds: Vec::new(),
+        losses: Vec::new(),
+    };
+    for step in 0..WARM_UP + args.steps {
+        let started = Instant::now();
+        let targets = base.targets(&images, 2, top_k)?;
+        let masks = Masks::draw(0, step as u32, &samples, patches, 0.75, &device)?;
+        let losses = model.losses(&images, &targets, &masks)?;
+        optimizer.step(&losses.total.backward()?, 1.5e-4)?;
+        let seconds = started.elapsed().as_secs_f64();
+        measured.losses.push(losses.total.to_scalar()?);
+        if step >= WARM_UP {
+            measured.seconds.push(seconds);
+        }
+    }
+    Ok(measured)
+}
+
+fn random_base(encoder: VitConfig, decoder: &DecoderConfig, device: &Device) -> Result<Vit> {
+    let config = MaeConfig {
+        encoder,
+        decoder: decoder.clone(),
+        norm_pix: true,
+    };
+    Mae::new(config, 1, device)?.encoder()
+}
+
+/// Values as normalized pixels have them, about -2 to 2.
+fn random_images(args: &Args, device: &Device) -> Result<Tensor> {
+    let mut values = vec![0.0; args.batch * 3 * args.img * args.img];
+    Noise {
+        seed: 2,
+        epoch: 0,
+        sample: 0,
+        stream: Stream::Augment,
+    }
+    .fill(&mut values);
+    values.iter_mut().for_each(|v| *v = 4.0 * *v - 2.0);
+    Ok(Tensor::from_vec(values, (args.batch, 3, args.img, args.img), device)?)
+}
