@@ -9,11 +9,11 @@ mod export;
 mod inspect;
 mod output;
 mod pretrain;
+mod process;
 mod progress;
 mod quantize;
 mod quickstart;
 mod respond;
-mod threads;
 
 use std::process::ExitCode;
 
@@ -59,7 +59,7 @@ const USAGE: u8 = 2;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    threads::settle();
+    process::settle();
     let cli = Cli::parse();
     // A panic is our bug: it gets one line and an exit code of a failure, like any other end that is not success.
     std::panic::set_hook(Box::new(|info| {

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, tensor};
-use super::gemm::{Matrix, MatrixMut, Threads::One};
+use super::gemm::{Matrix, MatrixMut};
 use super::simd;
 
 /// Multi-head self-attention, `softmax(q k^T / sqrt(D / heads)) v`: `qkv` `[B, N, 3 D]` in the layout `[3][heads][D / heads]`
@@ -89,7 +89,7 @@ impl Sizes {
 
     /// The probabilities of one head; `scores` is scratch.
     fn probabilities(&self, q: Matrix, k: Matrix, scores: &mut [f32], probabilities: &mut [f32]) -> Result<()> {
-        self.pairs_mut(scores)?.set_product(1.0, q, k.t(), One)?;
+        self.pairs_mut(scores)?.set_product(1.0, q, k.t())?;
         simd::softmax_rows(scores, self.tokens, self.scale, probabilities).map_err(refused)
     }
 
@@ -102,7 +102,6 @@ impl Sizes {
                 1.0,
                 self.pairs(probabilities)?,
                 v,
-                One,
             )?;
         }
         Ok(())
@@ -115,7 +114,7 @@ impl Sizes {
             let [q, k, v] = input.head(self, start)?;
             let grad = Matrix::new(&grad[start..], self.queries, self.head, self.width)?;
             self.probabilities(q, k, scores, probabilities)?;
-            self.pairs_mut(grad_probabilities)?.set_product(1.0, grad, v.t(), One)?;
+            self.pairs_mut(grad_probabilities)?.set_product(1.0, grad, v.t())?;
             let grad_scores = &mut *scores;
             simd::softmax_backward_rows(probabilities, grad_probabilities, self.tokens, self.scale, grad_scores)
                 .map_err(refused)?;
@@ -126,7 +125,7 @@ impl Sizes {
             ];
             for (part, (rows, pairs, tokens)) in products.into_iter().enumerate() {
                 let (out, stride) = out.part(self, part);
-                MatrixMut::new(&mut out[start..], rows, self.head, stride)?.set_product(1.0, pairs, tokens, One)?;
+                MatrixMut::new(&mut out[start..], rows, self.head, stride)?.set_product(1.0, pairs, tokens)?;
             }
         }
         Ok(())

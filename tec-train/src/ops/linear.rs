@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use rayon::prelude::*;
 
 use super::cpu::{floats, rows_per_piece, tensor};
-use super::gemm::{Matrix, MatrixMut, Threads};
+use super::gemm::{Matrix, product};
 use super::simd;
 
 /// `x weight^T + bias`: `x` [.., K], `weight` `[M, K]`, `bias` `[M]` gives [.., M]. Differentiable in all three.
@@ -39,24 +39,11 @@ impl Linear {
         }
         let (x, weight) = (floats("linear", x.0, x.1)?, floats("linear", weight.0, weight.1)?);
         let rows: usize = shape.iter().rev().skip(1).product();
-        let mut y = vec![0.0; rows * outputs];
         let (a, b) = (
             Matrix::new(x, rows, inputs, inputs)?,
             Matrix::new(weight, outputs, inputs, inputs)?.t(),
         );
-        match bias {
-            Some(bias) if bias.len() != outputs => bail!("linear: {} biases for {outputs} outputs", bias.len()),
-            Some(bias) if outputs > 0 => {
-                y.par_chunks_mut(rows_per_piece(outputs) * outputs).for_each(|piece| {
-                    piece
-                        .chunks_exact_mut(outputs)
-                        .for_each(|row| row.copy_from_slice(bias))
-                });
-                MatrixMut::new(&mut y, rows, outputs, outputs)?.add_product(a, b, Threads::Pool)?;
-            }
-            _ => MatrixMut::new(&mut y, rows, outputs, outputs)?.set_product(1.0, a, b, Threads::Pool)?,
-        }
-        tensor(y, shape)
+        tensor(product(bias, a, b)?, shape)
     }
 
     /// The gradients that somebody asks for.
@@ -138,14 +125,11 @@ impl CustomOp2 for InputGradient {
         }
         let rows: usize = shape.iter().rev().skip(1).product();
         let (grad, weight) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
-        let mut grad_x = vec![0.0; rows * inputs];
-        MatrixMut::new(&mut grad_x, rows, inputs, inputs)?.set_product(
-            1.0,
+        let (a, b) = (
             Matrix::new(grad, rows, outputs, outputs)?,
             Matrix::new(weight, outputs, inputs, inputs)?,
-            Threads::Pool,
-        )?;
-        tensor(grad_x, shape)
+        );
+        tensor(product(None, a, b)?, shape)
     }
 }
 
@@ -162,14 +146,11 @@ impl CustomOp2 for WeightGradient {
         let last = |layout: &Layout| layout.dims().last().copied().unwrap_or(0);
         let (outputs, inputs) = (last(l1), last(l2));
         let rows: usize = l1.dims().iter().rev().skip(1).product();
-        let mut grad_weight = vec![0.0; outputs * inputs];
-        MatrixMut::new(&mut grad_weight, outputs, inputs, inputs)?.set_product(
-            1.0,
+        let (a, b) = (
             Matrix::new(grad, rows, outputs, outputs)?.t(),
             Matrix::new(x, rows, inputs, inputs)?,
-            Threads::Pool,
-        )?;
-        tensor(grad_weight, (outputs, inputs))
+        );
+        tensor(product(None, a, b)?, (outputs, inputs))
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use tec_core::relation;
 
 use super::cpu::{floats, indices, refused, rows_per_piece, tensor};
-use super::gemm::{Matrix, MatrixMut, Threads::One};
+use super::gemm::{Matrix, MatrixMut};
 use super::simd;
 
 /// Logits `scale * q k^T` of some tokens against all patches: queries `q` `[B, 1 + K, T]`, keys `k` `[B, 1 + L, T]` (the class
@@ -86,7 +86,7 @@ impl Sizes {
                 self.patches,
                 self.heads * self.patches,
             )?
-            .set_product(self.scale, q, k.t(), One)?;
+            .set_product(self.scale, q, k.t())?;
         }
         Ok(())
     }
@@ -109,12 +109,11 @@ impl Sizes {
             let q = Matrix::new(&queries[start..], self.queries, self.head(), self.width)?;
             let k = Matrix::new(&keys[start..], self.patches, self.head(), self.width)?;
             MatrixMut::new(&mut grad_queries[start..], self.queries, self.head(), self.width)?
-                .set_product(self.scale, grad, k, One)?;
+                .set_product(self.scale, grad, k)?;
             MatrixMut::new(&mut grad_keys[start..], self.patches, self.head(), self.width)?.set_product(
                 self.scale,
                 grad.t(),
                 q,
-                One,
             )?;
         }
         Ok(())
