@@ -190,7 +190,7 @@ impl Checkpoint {
     }
 }
 
-/// Checkpoints in a folder, oldest first.
+/// Checkpoints in a folder, oldest first; none where there is no such folder.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -200,6 +200,9 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
         reason: e.to_string(),
     };
     let mut found = Vec::new();
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
     for entry in fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();

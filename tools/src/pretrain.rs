@@ -115,25 +115,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     interrupt::settle();
     let summary = pretrain::run(job, &mut reporter)?;
     let root = summary.run.root().display().to_string();
-    if args.json {
-        output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}));
-    } else {
-        if summary.skipped > 0 {
-            let list = summary.run.skipped_path();
-            eprintln!(
-                "images left out because they could not be read: {}; {} lists them",
-                summary.skipped,
-                list.display()
-            );
+    if summary.skipped > 0 {
+        let list = summary.run.skipped_path();
+        eprintln!(
+            "images left out because they could not be read: {}; {} lists them",
+            summary.skipped,
+            list.display()
+        );
+    }
+    if !summary.finished {
+        eprintln!(
+            "stopped after {} steps; go on with: {}",
+            summary.step,
+            summary.run.resume_command()
+        );
+    }
+    match args.json {
+        true => {
+            output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}))
         }
-        if !summary.finished {
-            eprintln!(
-                "stopped after {} steps; go on with: {}",
-                summary.step,
-                summary.run.resume_command()
-            );
-        }
-        output::line(&root);
+        false => output::line(&root),
     }
     Ok(match summary.interrupted {
         true => ExitCode::from(interrupt::EXIT_CODE),

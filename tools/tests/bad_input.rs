@@ -110,8 +110,16 @@ fn what_cannot_be_read_is_skipped_counted_and_listed() {
         place.write(&format!("data/{n}.jpg"), jpeg(&picture(n, 40, 30).into()));
     }
     place.write("data/half.jpg", half_a_jpeg());
+    // One in nine is more than one in twenty, unless that is allowed.
     let run = format!("pretrain --method mae --data data --out run --batch 3 {SMALL}");
-    let outcome = place.tec(&run).ok();
+    let outcome = place.tec(&run);
+    assert_eq!(outcome.code, Some(FAILURE), "{outcome}");
+    for words in ["1 of 9 images", "half.jpg: ", "data.max_unreadable = 0.05"] {
+        assert!(outcome.stderr.contains(words), "{words}: {outcome}");
+    }
+    let outcome = place
+        .tec(&format!("{run} --overwrite --set data.max_unreadable=0.2"))
+        .ok();
     assert!(
         outcome.stderr.contains("could not be read: 1; run/skipped.txt"),
         "{outcome}"
@@ -140,7 +148,8 @@ fn batches_of_which_nothing_can_be_read_are_passed_over() {
         place.write(&format!("data/{n}.jpg"), jpeg(&picture(n, 40, 30).into()));
         place.write(&format!("data/broken-{n}.jpg"), half_a_jpeg());
     }
-    let run = format!("pretrain --method mae --data data --out run --batch 1 {SMALL}");
+    let any = "--set data.max_unreadable=1";
+    let run = format!("pretrain --method mae --data data --out run --batch 1 {SMALL} {any}");
     let outcome = place.tec(&run).ok();
     assert!(outcome.stderr.contains("could not be read: 3; "), "{outcome}");
     // The step counts, read or not, and the last one leaves its checkpoint.
@@ -169,7 +178,11 @@ fn recipes_are_checked_key_by_key() {
         &["typo.toml", "line 2", "learning_rate", "expected"],
     );
     place.refuses(&mae("--recipe broken.toml"), USAGE, &["broken.toml", "line 1"]);
-    place.refuses(&mae("--recipe none.toml"), USAGE, &["none.toml", "give a TOML file"]);
+    place.refuses(
+        &mae("--recipe none.toml"),
+        USAGE,
+        &["none.toml", "give a TOML file", "mae-300ep-b", "ibot-b"],
+    );
     place.refuses(
         &mae("--set optimizer.learning_rate=1"),
         USAGE,
@@ -178,6 +191,39 @@ fn recipes_are_checked_key_by_key() {
     place.refuses(&mae("--set optimiser.lr=1"), USAGE, &["--set", "optimiser"]);
     place.refuses(&mae("--set optimizer.lr"), USAGE, &["--set optimizer.lr", "KEY=VALUE"]);
     place.refuses(&mae("--set optimizer.lr=fast"), USAGE, &["--set optimizer.lr=fast"]);
+}
+
+#[test]
+fn recipes_that_ship_are_found_by_name() {
+    let place = place();
+    let printed = place
+        .tec("pretrain --recipe mae-l --print-recipe --batch 64 --accumulate 8")
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    assert_eq!(recipe["decoder"]["dim"].as_integer(), Some(768));
+    assert_eq!(recipe["optimizer"]["accumulate"].as_integer(), Some(8));
+    assert_eq!(recipe["optimizer"]["batch"].as_integer(), Some(64));
+    // A size on top of it, and a key on top of that.
+    let small = "--size small --set model.depth=6";
+    let printed = place
+        .tec(&format!("pretrain --recipe mae-b --print-recipe {small}"))
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    let geometry = ["dim", "depth", "heads"].map(|key| recipe["model"][key].as_integer());
+    assert_eq!(geometry, [384, 6, 6].map(Some));
+    // It trains: a published recipe, made small enough for a test.
+    let run =
+        tec("--recipe mae-b --set data.image_size=32").replace("--set optimizer.batch=8", "--batch 12 --accumulate 3");
+    let outcome = place.tec(&format!("{run} --set optimizer.warmup_epochs=1")).ok();
+    assert!(
+        outcome.stderr.contains("effective batch 12 (3 × 4 images)"),
+        "{outcome}"
+    );
+    place.refuses(
+        &run.replace("--out run", "--out run --resume"),
+        USAGE,
+        &["--recipe", "leave --recipe out"],
+    );
 }
 
 #[test]
@@ -196,6 +242,16 @@ fn impossible_values_are_refused() {
         ("decoder.heads=5", ["decoder.heads", "choose sizes that divide"]),
         ("optimizer.batch=0", ["optimizer.batch", "at least 1"]),
         ("optimizer.batch=13", ["12 images", "--batch 12"]),
+        (
+            "optimizer.accumulate=3",
+            ["optimizer.accumulate = 3", "optimizer.batch = 8"],
+        ),
+        ("optimizer.accumulate=0", ["optimizer.accumulate = 0", "divisor"]),
+        ("optimizer.clip_grad=0.0", ["optimizer.clip_grad", "above 0"]),
+        ("optimizer.ema=1.0", ["optimizer.ema", "below 1"]),
+        ("model.size=giant", ["giant", "huge"]),
+        ("data.max_unreadable=2.0", ["data.max_unreadable", "between 0 and 1"]),
+        ("probe.k=0", ["probe.k", "probe.train_images"]),
         ("optimizer.epochs=0", ["optimizer.epochs", "at least 1"]),
         ("optimizer.lr=-1.0", ["optimizer.lr", "above 0"]),
         ("data.channels=2", ["data.channels", "1 (grey) or 3 (RGB)"]),

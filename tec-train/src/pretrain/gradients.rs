@@ -49,11 +49,10 @@ impl Gradients {
     /// An operation without a gradient (a bug).
     pub fn add(&mut self, part: PartLoss, batch: &Batch, masks: &Masks, params: &[(String, Var)]) -> Result<()> {
         let count = batch.len();
-        for sample in &batch.samples {
+        // Image by image, so that the sum is the same whatever the parts.
+        for (sample, visible) in batch.samples.iter().zip(masks.keep.to_vec2::<u32>()?) {
             self.seen.update(&sample.to_le_bytes());
-        }
-        for patch in masks.keep.flatten_all()?.to_vec1::<u32>()? {
-            self.seen.update(&patch.to_le_bytes());
+            visible.iter().for_each(|patch| self.seen.update(&patch.to_le_bytes()));
         }
         let begun = self.images > 0;
         self.images += count;

@@ -175,7 +175,8 @@ impl Learner {
         Ok((learner, step))
     }
 
-    fn params(&self) -> &Params {
+    /// The model's parameters.
+    pub fn params(&self) -> &Params {
         self.model.params()
     }
 
