@@ -95,3 +95,24 @@ fn a_second_signal_stops_at_once() {
     assert!(clock.elapsed() < Duration::from_secs(5));
     assert!(newest(&place, "run").is_none(), "the step was finished");
 }
+
+/// `nohup` has a run ignore the terminal's end, and it does.
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let place = place();
+    let args = pretrain("--json --out run");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("trap '' HUP; exec \"$TEC\" {args}")]);
+    shell.current_dir(place.path(".")).env("TEC", env!("CARGO_BIN_EXE_tec"));
+    let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    assert_ne!(lines.read_line(&mut line).unwrap(), 0);
+    send("-HUP", &child);
+    assert_eq!(
+        lines.lines().map_while(Result::ok).count(),
+        10,
+        "nine steps and a line for the run"
+    );
+    assert!(child.wait().unwrap().success());
+}

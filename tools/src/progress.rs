@@ -73,17 +73,15 @@ impl Progress for Reporter {
             return;
         }
         self.say(&format!(
-            "{}: {} images, {} epochs of {} steps, effective batch {} ({}), peak learning rate {:.3e}, {} parameters in the \
+            "{}: {} images, {} epochs of {} steps, effective batch {} ({} × {} images), peak learning rate {:.3e}, {} parameters in the \
              encoder, {} trained",
             self.label,
             plan.images,
             plan.epochs,
             plan.steps_per_epoch,
             plan.batch,
-            match plan.accumulate {
-                1 => "in one part".into(),
-                parts => format!("{parts} × {} images", plan.batch / parts),
-            },
+            plan.accumulate,
+            plan.batch / plan.accumulate.max(1),
             plan.peak_lr,
             plan.encoder_parameters,
             plan.trained_parameters
@@ -93,7 +91,8 @@ impl Progress for Reporter {
         }
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(plan.total_steps as u64), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed} + {eta}]");
+            let style =
+                ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} [{elapsed} + {eta}]\n  {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(self.label.clone());
             bar.set_position(plan.first_step as u64);

@@ -212,8 +212,8 @@ fn recipes_that_ship_are_found_by_name() {
     let geometry = ["dim", "depth", "heads"].map(|key| recipe["model"][key].as_integer());
     assert_eq!(geometry, [384, 6, 6].map(Some));
     // It trains: a published recipe, made small enough for a test.
-    let run =
-        tec("--recipe mae-b --set data.image_size=32").replace("--set optimizer.batch=8", "--batch 12 --accumulate 3");
+    let run = tec("--recipe mae-b --set objective.adapters=1")
+        .replace("--set optimizer.batch=8", "--batch 12 --accumulate 3");
     let outcome = place.tec(&format!("{run} --set optimizer.warmup_epochs=1")).ok();
     assert!(
         outcome.stderr.contains("effective batch 12 (3 × 4 images)"),

@@ -514,3 +514,22 @@ fn a_run_without_a_checkpoint_resumes_from_the_beginning() {
     assert_eq!(listener.metrics[0].step, 1);
     assert!(encoder_of(place.path(), "run") == encoder_of(place.path(), "whole"));
 }
+
+#[test]
+fn a_loss_that_is_not_finite_stops_at_the_last_good_checkpoint() {
+    let place = place();
+    let settings = ["optimizer.batch=8", "checkpoint.every_steps=1", "optimizer.lr=1e30"];
+    let mut listener = Listener::default();
+    let error = go(place.path(), "run", generated(40, &[]), &settings, &mut listener).unwrap_err();
+    let (text, done) = (error.to_string(), listener.metrics.len());
+    assert!(done >= 1, "{text}");
+    for words in [
+        format!("step {}: loss", done + 1),
+        format!("the last good checkpoint is of step {done}"),
+        "not finite; samples ".into(),
+        "optimizer.clip_grad".into(),
+    ] {
+        assert!(text.contains(&words), "{words}: {text}");
+    }
+    assert_eq!(newest(place.path(), "run").state.step, done);
+}

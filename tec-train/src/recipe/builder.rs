@@ -51,13 +51,19 @@ impl RecipeBuilder {
         Self::from_text(&text, &path.display().to_string())
     }
 
-    /// Sets one key, `section.key`, to a value. `model.size` sets width, depth and heads as well, so that it overrides those
-    /// of a file, and those given after it override the size's.
+    /// Sets one key, `section.key`, to a value. `model.size` sets width, depth, heads and adapters as well, so that it overrides
+    /// those of a file, and those given after it override the size's.
     pub fn set(&mut self, key: &str, value: impl Into<toml::Value>) -> &mut Self {
         let value = value.into();
         if let (SIZE, Some(size)) = (key, value.as_str().and_then(Size::named)) {
             let g = size.geometry();
-            for (key, count) in [("model.dim", g.dim), ("model.depth", g.depth), ("model.heads", g.heads)] {
+            let adapters = tec_core::adapter::groups(g.depth);
+            for (key, count) in [
+                ("model.dim", g.dim),
+                ("model.depth", g.depth),
+                ("model.heads", g.heads),
+                ("objective.adapters", adapters),
+            ] {
                 self.set(key, count as i64);
             }
         }
