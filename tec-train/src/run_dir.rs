@@ -348,13 +348,13 @@ mod tests {
             epoch: value,
             loss: value,
             loss_feature: value / 3.0,
-            loss_relation: (step % 2 == 0).then_some(value * 0.7),
+            loss_relation: step.is_multiple_of(2).then_some(value * 0.7),
             lr: value * 1e-9,
             grad_norm: value.sqrt(),
             images_per_s: 1e12 / (1.0 + value),
             data_wait: value.sin(),
             peak_bytes: Some(u64::MAX - step as u64),
-            knn_top1: (step % 3 == 0).then_some(1.0 / (1.0 + value)),
+            knn_top1: step.is_multiple_of(3).then_some(1.0 / (1.0 + value)),
         }
     }
 
@@ -374,7 +374,7 @@ mod tests {
             5e-324,
             f64::MAX,
             2.0f64.powi(53) + 2.0,
-            122.416_294_033_786_585,
+            122.416_294_033_786_58,
             1.0 / 3.0,
         ];
         let mut state = 1u64;

@@ -190,7 +190,7 @@ mod tests {
 
     fn labels(images: u32, classes: u32) -> Labels {
         // Every seventh has no class.
-        let label = |n: u32| (n % 7 != 0).then_some(n % classes);
+        let label = |n: u32| (!n.is_multiple_of(7)).then_some(n % classes);
         Labels(
             (0..images).map(label).collect(),
             (0..classes).map(|c| c.to_string()).collect(),
