@@ -15,6 +15,14 @@ const PREFIX: &str = ".writing-";
 /// # Errors
 /// A folder that does not exist or cannot be written, or a full disk; `path` is then as it was before.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write`], of what `fill` writes into the file.
+///
+/// # Errors
+/// As [`write`], and those of `fill`.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let fail = |e: std::io::Error| Error::File {
         path: path.to_path_buf(),
         reason: format!("cannot be written: {e}"),
@@ -29,7 +37,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(&folder).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    fill(file.as_file_mut()).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
     sync_folder(&folder).map_err(fail)

@@ -5,10 +5,11 @@
 //! (seed, epoch, sample), so no random state needs keeping. The metadata key `tec_checksum` is the CRC-32 of the whole file,
 //! its own eight digits taken as zeros.
 
+mod file;
 mod seal;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -98,25 +99,14 @@ impl Checkpoint {
             reason: format!("cannot be written: {reason}"),
         };
         let json = |e: serde_json::Error| fail(e.to_string());
-        let metadata = HashMap::from([
+        let metadata = BTreeMap::from([
+            (METADATA_KEY, serde_json::to_string(&self.state).map_err(json)?),
             (
-                METADATA_KEY.to_string(),
-                serde_json::to_string(&self.state).map_err(json)?,
-            ),
-            (
-                EncoderMetadata::KEY.to_string(),
+                EncoderMetadata::KEY,
                 serde_json::to_string(&self.encoder).map_err(json)?,
             ),
-            (seal::KEY.to_string(), seal::OPEN.to_string()),
         ]);
-        let tensors: Vec<(&str, Tensor)> = self
-            .tensors
-            .iter()
-            .map(|(name, tensor)| Ok((name.as_str(), tensor.to_device(&Device::Cpu)?.contiguous()?)))
-            .collect::<Result<_>>()?;
-        let mut bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| fail(e.to_string()))?;
-        seal::close(&mut bytes).map_err(fail)?;
-        atomic::write(&path, &bytes)?;
+        atomic::write_with(&path, |file| file::write(file, &self.tensors, &metadata))?;
         let mut old = list(folder)?;
         old.truncate(old.len().saturating_sub(keep));
         let best = best(folder)?;

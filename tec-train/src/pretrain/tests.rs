@@ -269,6 +269,10 @@ fn parts_see_the_same_samples_and_masks() {
         let mut masks: Vec<Vec<u32>> = Vec::new();
         for batch in loader.batches(0, 0, 3).unwrap() {
             let batch = batch.unwrap();
+            if batch.is_empty() {
+                // The one image of this part cannot be read.
+                continue;
+            }
             let drawn = Masks::draw(5, batch.epoch, &batch.samples, 16, 0.75, &Device::Cpu).unwrap();
             masks.extend(drawn.keep.to_vec2::<u32>().unwrap());
             samples.extend(batch.samples.iter().map(|s| (batch.epoch, *s)));
