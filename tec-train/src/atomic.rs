@@ -18,10 +18,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// As [`write`], of what `fill` writes into the file.
+/// As [`write()`], of what `fill` writes into the file.
 ///
 /// # Errors
-/// As [`write`], and those of `fill`.
+/// As [`write()`], and those of `fill`.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let fail = |e: std::io::Error| Error::File {
         path: path.to_path_buf(),
@@ -58,7 +58,7 @@ fn sync_folder(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether a file of this name is one that [`write`] was not to finish.
+/// Whether a file of this name is one that [`write()`] was not to finish.
 pub fn is_leftover(name: &std::ffi::OsStr) -> bool {
     name.to_string_lossy().starts_with(PREFIX)
 }

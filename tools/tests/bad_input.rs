@@ -194,39 +194,6 @@ fn recipes_are_checked_key_by_key() {
 }
 
 #[test]
-fn recipes_that_ship_are_found_by_name() {
-    let place = place();
-    let printed = place
-        .tec("pretrain --recipe mae-l --print-recipe --batch 64 --accumulate 8")
-        .ok();
-    let recipe: toml::Table = printed.stdout.parse().unwrap();
-    assert_eq!(recipe["decoder"]["dim"].as_integer(), Some(768));
-    assert_eq!(recipe["optimizer"]["accumulate"].as_integer(), Some(8));
-    assert_eq!(recipe["optimizer"]["batch"].as_integer(), Some(64));
-    // A size on top of it, and a key on top of that.
-    let small = "--size small --set model.depth=6";
-    let printed = place
-        .tec(&format!("pretrain --recipe mae-b --print-recipe {small}"))
-        .ok();
-    let recipe: toml::Table = printed.stdout.parse().unwrap();
-    let geometry = ["dim", "depth", "heads"].map(|key| recipe["model"][key].as_integer());
-    assert_eq!(geometry, [384, 6, 6].map(Some));
-    // It trains: a published recipe, made small enough for a test.
-    let run = tec("--recipe mae-b --set objective.adapters=1")
-        .replace("--set optimizer.batch=8", "--batch 12 --accumulate 3");
-    let outcome = place.tec(&format!("{run} --set optimizer.warmup_epochs=1")).ok();
-    assert!(
-        outcome.stderr.contains("effective batch 12 (3 × 4 images)"),
-        "{outcome}"
-    );
-    place.refuses(
-        &run.replace("--out run", "--out run --resume"),
-        USAGE,
-        &["--recipe", "leave --recipe out"],
-    );
-}
-
-#[test]
 fn impossible_values_are_refused() {
     let place = place();
     for (setting, words) in [

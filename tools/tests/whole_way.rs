@@ -263,6 +263,38 @@ fn inspected(place: &Place) {
     }
 }
 
+#[test]
+fn recipes_that_ship_are_found_by_name() {
+    let place = Place::new();
+    place.images("photos", 0, 12);
+    place.write("base.safetensors", &base().encoder);
+    let printed = place
+        .tec("pretrain --recipe mae-l --print-recipe --batch 64 --accumulate 8")
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    assert_eq!(recipe["decoder"]["dim"].as_integer(), Some(768));
+    assert_eq!(recipe["optimizer"]["accumulate"].as_integer(), Some(8));
+    assert_eq!(recipe["optimizer"]["batch"].as_integer(), Some(64));
+    // A size on top of it, and a key on top of that.
+    let small = "--size small --set model.depth=6";
+    let printed = place
+        .tec(&format!("pretrain --recipe mae-b --print-recipe {small}"))
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    let geometry = ["dim", "depth", "heads"].map(|key| recipe["model"][key].as_integer());
+    assert_eq!(geometry, [384, 6, 6].map(Some));
+    // It trains: a published recipe, made small enough for a test.
+    let flags =
+        "--batch 12 --accumulate 3 --set objective.adapters=1 --set objective.top_k=5 --set optimizer.warmup_epochs=1";
+    let run = format!("pretrain --recipe mae-b --base base.safetensors --data photos --out run {SMALL} {flags}");
+    let outcome = place.tec(&run).ok();
+    assert!(
+        outcome.stderr.contains("effective batch 12 (3 × 4 images)"),
+        "{outcome}"
+    );
+    place.refuses(&format!("{run} --resume"), 2, &["--recipe", "leave --recipe out"]);
+}
+
 /// A place with 40 images, a base, and the undisturbed run `whole`; and the command line of such runs without `--out`.
 fn undisturbed(rest: &str) -> (Place, String) {
     let place = Place::new();

@@ -127,27 +127,20 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
     }
     let setup = Setup::new(job.recipe, job.source, progress)?;
     let resumed = match job.existing {
-        Existing::Resume => {
-            let run = RunDir::open(&job.out)?;
-            run.complete()?;
-            let found = checkpoint::newest(&run.checkpoints())?;
-            match &found {
-                Some((found, warnings)) => {
-                    warnings.iter().for_each(|w| progress.note(w));
-                    setup.check_resume(found)?;
-                }
-                None => progress.note("there is no checkpoint yet; the run begins anew"),
-            }
-            Some((run, found.map(|(found, _)| found)))
-        }
+        Existing::Resume => Some(RunDir::open(&job.out)?),
         _ => None,
     };
-    let checkpoint = resumed.as_ref().and_then(|(_, checkpoint)| checkpoint.as_ref());
-    let (learner, step) = setup.learner(checkpoint, progress)?;
+    let found = match &resumed {
+        Some(run) => state_of(run, &setup, progress)?,
+        None => None,
+    };
+    let (learner, step) = setup.learner(found.as_ref(), progress)?;
+    // The learner has it now; a week is a long time to keep it twice.
+    drop(found);
     let loader = Loader::new(setup.source.clone(), setup.loader_config())?;
     // From here on there is something to keep.
     let run = match &resumed {
-        Some((run, _)) => run.clone(),
+        Some(run) => run.clone(),
         None => RunDir::create(&job.out, &setup.recipe, job.existing)?,
     };
     run.sweep()?;
@@ -158,6 +151,23 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
         let _ = run.discard_unless_begun();
     }
     result
+}
+
+/// Where a run to be resumed stands: its newest checkpoint that is whole. `None` where it was stopped before the first one.
+fn state_of(run: &RunDir, setup: &Setup, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
+    run.complete()?;
+    let Some((found, warnings)) = checkpoint::newest(&run.checkpoints())? else {
+        progress.note("there is no checkpoint yet; the run begins anew");
+        return Ok(None);
+    };
+    warnings.iter().for_each(|w| progress.note(w));
+    setup.check_resume(&found)?;
+    progress.note(&format!(
+        "goes on after step {}, from {}",
+        found.state.step,
+        found.origin.display()
+    ));
+    Ok(Some(found))
 }
 
 /// The encoder in a run's checkpoint (absent: its newest), of the averaged weights where it has any, with what it says about itself and the step it is of.
