@@ -1,15 +1,32 @@
 //! Ctrl-C, SIGTERM and a closed terminal: the first ends a run after its step, the second ends the process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// What a shell reports of a command ended by Ctrl-C.
-pub const EXIT_CODE: u8 = 130;
+const EXIT_CODE: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a signal has come.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
+}
+
+/// Takes note that a run ended early because of a signal.
+pub fn note_stopped() {
+    STOPPED.store(true, Ordering::SeqCst);
+}
+
+/// The exit code of a command without errors: its own if a signal ended it early.
+pub fn exit_code() -> ExitCode {
+    match STOPPED.load(Ordering::SeqCst) {
+        true => ExitCode::from(EXIT_CODE),
+        false => ExitCode::SUCCESS,
+    }
 }
 
 /// From here on the first signal only sets a flag. Where that is not possible signals end the process as before, and the run can

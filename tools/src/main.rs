@@ -77,21 +77,20 @@ fn main() -> ExitCode {
             "error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave."
         );
     }));
-    let done = |result: tec_train::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = std::panic::catch_unwind(|| match cli.verb {
-        Verb::Quickstart(args) => done(quickstart::run(&args)),
+        Verb::Quickstart(args) => quickstart::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
-        Verb::Eval(verb) => done(eval::run(&verb)),
-        Verb::Export(args) => done(export::run(&args)),
-        Verb::Quantize(args) => done(quantize::run(&args)),
-        Verb::Embed(args) => done(embed::run(&args)),
-        Verb::Bench(verb) => done(bench::run(&verb)),
-        Verb::Conformance(args) => done(conformance::run(&args)),
-        Verb::Respond(args) => done(respond::run(&args)),
-        Verb::Inspect(args) => done(inspect::run(&args)),
+        Verb::Eval(verb) => eval::run(&verb),
+        Verb::Export(args) => export::run(&args),
+        Verb::Quantize(args) => quantize::run(&args),
+        Verb::Embed(args) => embed::run(&args),
+        Verb::Bench(verb) => bench::run(&verb),
+        Verb::Conformance(args) => conformance::run(&args),
+        Verb::Respond(args) => respond::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
     });
     match result {
-        Ok(Ok(code)) => code,
+        Ok(Ok(())) => interrupt::exit_code(),
         Ok(Err(e)) => {
             eprintln!("error: {e}");
             ExitCode::from(if matches!(e, Error::Usage(_)) { USAGE } else { FAILURE })

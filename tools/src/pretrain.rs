@@ -1,9 +1,6 @@
 //! `tec pretrain`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tec_train::{
@@ -78,13 +75,13 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb. A run stopped by a signal has an exit code of its own.
-pub fn run(args: &Args) -> Result<ExitCode> {
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
     check_device(&args.device)?;
     if args.print_recipe {
         let recipe = builder(args, None)?.build()?;
         output::line(recipe.to_toml()?.trim_end());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
@@ -136,10 +133,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         false => output::line(&root),
     }
-    Ok(match summary.interrupted {
-        true => ExitCode::from(interrupt::EXIT_CODE),
-        false => ExitCode::SUCCESS,
-    })
+    if summary.interrupted {
+        interrupt::note_stopped();
+    }
+    Ok(())
 }
 
 /// A run is not removed while it is what the new one is made from.
