@@ -106,13 +106,14 @@ impl AdamW {
         }
     }
 
-    /// Updates every parameter and returns the norm of all gradients before the update.
+    /// Updates every parameter and returns the norm of all gradients before the update. Where the norm is above `clip`, the
+    /// gradients are scaled down to it first.
     ///
     /// When the norm is not finite nothing is updated and the step is not counted: the caller decides how to stop.
     ///
     /// # Errors
     /// [`Error::Data`] naming a parameter without a gradient: it is not part of the loss, or an operation detached it.
-    pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
+    pub fn step(&mut self, grads: &GradStore, lr: f64, clip: Option<f64>) -> Result<f64> {
         let grads: Vec<Vec<f32>> = self
             .parameters
             .iter()
@@ -123,7 +124,10 @@ impl AdamW {
             return Ok(norm);
         }
         self.step += 1;
-        let update = Update::new(&self.config, self.step, lr);
+        let update = Update {
+            scale: clip.map_or(1.0, |clip| (clip / norm).min(1.0)) as f32,
+            ..Update::new(&self.config, self.step, lr)
+        };
         self.parameters
             .par_iter_mut()
             .zip(&grads)
@@ -224,6 +228,8 @@ impl Parameter {
 
 /// What is the same for every element of one step.
 struct Update {
+    /// What gradients are multiplied by.
+    scale: f32,
     beta1: f32,
     beta2: f32,
     /// 1 - lr * weight_decay.
@@ -239,6 +245,7 @@ impl Update {
     fn new(config: &AdamWConfig, step: u64, lr: f64) -> Self {
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         Self {
+            scale: 1.0,
             beta1: config.beta1 as f32,
             beta2: config.beta2 as f32,
             decay: (1.0 - lr * config.weight_decay) as f32,
@@ -250,6 +257,7 @@ impl Update {
 
     fn apply(&self, decay: f32, p: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
         for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(first).zip(second) {
+            let g = g * self.scale;
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
             *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
             *p = *p * decay - self.step_size * (*m / (v.sqrt() / self.correction + self.eps));
@@ -368,7 +376,7 @@ mod tests {
             let factor = 0.3 * step as f64;
             let grads = gradients(&[&vars[0].1, &vars[1].1, &vars[2].1], factor);
             let lr = 0.01 * step as f64;
-            let norm = optimizer.step(&grads, lr).unwrap();
+            let norm = optimizer.step(&grads, lr, None).unwrap();
             let mut squares = 0.0;
             for (decays, state) in &mut expected {
                 for (p, m, v) in state {
@@ -395,9 +403,12 @@ mod tests {
     fn missing_gradients_are_named_and_bad_ones_not_applied() {
         let (a, b) = (var(&[1.0, 2.0], &[2]), var(&[3.0], &[1]));
         let mut optimizer = AdamW::new(&[("a".into(), a.clone()), ("mlp.b".into(), b.clone())], CONFIG);
-        let error = optimizer.step(&gradients(&[&a], 1.0), 0.1).unwrap_err().to_string();
+        let error = optimizer
+            .step(&gradients(&[&a], 1.0), 0.1, None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("mlp.b"), "{error}");
-        let norm = optimizer.step(&gradients(&[&a, &b], f64::INFINITY), 0.1).unwrap();
+        let norm = optimizer.step(&gradients(&[&a, &b], f64::INFINITY), 0.1, None).unwrap();
         assert!(!norm.is_finite());
         assert_eq!(
             (values(&a), values(&b), optimizer.steps()),
@@ -415,7 +426,7 @@ mod tests {
         let start: Vec<f32> = (0..40_000).map(|i| (i % 97) as f32 / 50.0 - 1.0).collect();
         let x = var(&start, &[200, 200]);
         let mut whole = AdamW::new(&[("x".into(), x.clone())], CONFIG);
-        let step = |optimizer: &mut AdamW, x: &Var| optimizer.step(&gradients(&[x], 0.7), 0.01).unwrap();
+        let step = |optimizer: &mut AdamW, x: &Var| optimizer.step(&gradients(&[x], 0.7), 0.01, None).unwrap();
         step(&mut whole, &x);
         step(&mut whole, &x);
         let copy = Var::from_tensor(&x.copy().unwrap()).unwrap();
@@ -440,5 +451,23 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert_eq!(resumed.steps(), 3);
+    }
+
+    /// Gradients twice as long as the limit move the weights like gradients of half their length; shorter ones are left alone.
+    #[test]
+    fn long_gradients_are_scaled_to_the_limit() {
+        let start = [3.0f32, -4.0, 12.0];
+        let run = |factor: f64, clip: Option<f64>| {
+            let x = var(&start, &[3]);
+            let mut optimizer = AdamW::new(&[("x".into(), x.clone())], CONFIG);
+            let norm = optimizer.step(&gradients(&[&x], factor), 0.1, clip).unwrap();
+            let moments = optimizer.moments().next().map(|m| m.first.to_vec()).unwrap();
+            (norm, moments)
+        };
+        // The norm of the start is 13.
+        let (norm, clipped) = run(2.0, Some(13.0));
+        assert!((norm - 26.0).abs() < 1e-5, "the norm is that before the limit: {norm}");
+        assert_eq!(clipped, run(1.0, None).1);
+        assert_eq!(run(2.0, Some(26.5)).1, run(2.0, None).1);
     }
 }

@@ -52,6 +52,9 @@ pub struct StepMetrics {
     pub data_wait: f64,
     /// Largest resident memory of the process so far, in bytes (null where the system does not tell).
     pub peak_bytes: Option<u64>,
+    /// Accuracy of the k-NN probe, 0 to 1; only in the lines of steps that had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn_top1: Option<f64>,
 }
 
 impl RunDir {
@@ -86,7 +89,7 @@ impl RunDir {
             Existing::Overwrite => {
                 usage("exists and is no run (it has no recipe.toml), so it is not removed; choose another --out")
             }
-            Existing::Refuse if root.is_dir() && fs::read_dir(root).is_ok_and(|mut d| d.next().is_none()) => Ok(()),
+            Existing::Refuse if root.is_dir() && is_unbegun(root) => Ok(()),
             Existing::Refuse => usage("exists; choose another --out, or --resume the run in it, or --overwrite it"),
         }
     }
@@ -104,12 +107,26 @@ impl RunDir {
         if existing == Existing::Overwrite && root.exists() {
             fs::remove_dir_all(root).map_err(fail)?;
         }
-        fs::create_dir_all(root.join("checkpoints")).map_err(fail)?;
+        fs::create_dir_all(root).map_err(fail)?;
         let dir = Self {
             root: root.to_path_buf(),
         };
+        // A directory with a recipe is a run, whatever else it lacks.
         atomic::write(&dir.recipe_path(), recipe.to_toml()?.as_bytes())?;
+        dir.complete()?;
         Ok(dir)
+    }
+
+    /// Makes the folders of a run whose process was killed before it could.
+    ///
+    /// # Errors
+    /// A directory that cannot be written.
+    pub fn complete(&self) -> Result<()> {
+        let folder = self.checkpoints();
+        fs::create_dir_all(&folder).map_err(|e| Error::File {
+            path: folder,
+            reason: format!("cannot be made: {e}"),
+        })
     }
 
     /// An existing run.
@@ -175,6 +192,17 @@ impl RunDir {
     /// `encoder.tec`, the quantized encoder, where one was made.
     pub fn device_encoder_path(&self) -> PathBuf {
         self.root.join("encoder.tec")
+    }
+
+    /// The command that goes on with this run.
+    pub fn resume_command(&self) -> String {
+        let path = self.root.display().to_string();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+        let quoted = match path.chars().all(plain) {
+            true => path,
+            false => format!("'{}'", path.replace('\'', "'\\''")),
+        };
+        format!("tec pretrain --out {quoted} --resume")
     }
 
     /// `report/`.
@@ -254,6 +282,12 @@ impl RunDir {
     }
 }
 
+/// Whether nothing is in a directory but what a process killed while it made a run there may have left.
+fn is_unbegun(root: &Path) -> bool {
+    let leftover = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| atomic::is_leftover(&e.file_name()));
+    fs::read_dir(root).is_ok_and(|mut entries| entries.all(leftover))
+}
+
 fn to_json(metrics: &StepMetrics) -> Result<String> {
     let line = serde_json::to_string(metrics).map_err(|e| Error::Data(format!("metrics: {e}")))?;
     Ok(line + "\n")
@@ -272,12 +306,23 @@ impl MetricsLog {
     /// # Errors
     /// A full disk, say.
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.file
-            .write_all(to_json(metrics)?.as_bytes())
-            .map_err(|e| Error::File {
-                path: self.path.clone(),
-                reason: format!("cannot be written: {e}"),
-            })
+        let written = self.file.write_all(to_json(metrics)?.as_bytes());
+        written.map_err(|e| self.unwritten(&e))
+    }
+
+    /// Brings every line to the disk.
+    ///
+    /// # Errors
+    /// A disk that fails.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.unwritten(&e))
+    }
+
+    fn unwritten(&self, error: &std::io::Error) -> Error {
+        Error::File {
+            path: self.path.clone(),
+            reason: format!("cannot be written: {error}"),
+        }
     }
 }
 
@@ -291,4 +336,102 @@ pub fn peak_bytes() -> Option<u64> {
         .parse::<u64>()
         .ok()
         .map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize, value: f64) -> StepMetrics {
+        StepMetrics {
+            step,
+            epoch: value,
+            loss: value,
+            loss_feature: value / 3.0,
+            loss_relation: step.is_multiple_of(2).then_some(value * 0.7),
+            lr: value * 1e-9,
+            grad_norm: value.sqrt(),
+            images_per_s: 1e12 / (1.0 + value),
+            data_wait: value.sin(),
+            peak_bytes: Some(u64::MAX - step as u64),
+            knn_top1: step.is_multiple_of(3).then_some(1.0 / (1.0 + value)),
+        }
+    }
+
+    fn run() -> (tempfile::TempDir, RunDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = crate::recipe::RecipeBuilder::new().build().unwrap();
+        let run = RunDir::create(&folder.path().join("run"), &recipe, Existing::Refuse).unwrap();
+        (folder, run)
+    }
+
+    /// Numbers whose last digit is lost by readers that round twice, and others from a wide range.
+    #[test]
+    fn metrics_come_back_to_the_last_bit() {
+        let (_folder, run) = run();
+        let mut values = vec![
+            0.1 + 0.2,
+            5e-324,
+            f64::MAX,
+            2.0f64.powi(53) + 2.0,
+            122.416_294_033_786_58,
+            1.0 / 3.0,
+        ];
+        let mut state = 1u64;
+        values.extend((0..2000).map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let mantissa = (state >> 11) as f64;
+            mantissa * 2.0f64.powi((state % 120) as i32 - 100)
+        }));
+        let lines: Vec<StepMetrics> = values.iter().enumerate().map(|(n, v)| line(n + 1, *v)).collect();
+        let mut log = run.metrics_from(0).unwrap();
+        lines.iter().for_each(|l| log.write(l).unwrap());
+        log.sync().unwrap();
+        assert_eq!(run.metrics().unwrap(), lines);
+        // A resumed run writes them once more.
+        let before = fs::read(run.metrics_path()).unwrap();
+        run.metrics_from(lines.len()).unwrap();
+        assert_eq!(fs::read(run.metrics_path()).unwrap(), before);
+    }
+
+    #[test]
+    fn lines_after_the_step_and_half_lines_are_dropped() {
+        let (_folder, run) = run();
+        let mut log = run.metrics_from(0).unwrap();
+        (1..=5).for_each(|n| log.write(&line(n, n as f64)).unwrap());
+        let whole = fs::read(run.metrics_path()).unwrap();
+        fs::write(run.metrics_path(), &whole[..whole.len() - 9]).unwrap();
+        assert_eq!(run.metrics().unwrap().len(), 4);
+        let mut log = run.metrics_from(3).unwrap();
+        log.write(&line(4, 40.0)).unwrap();
+        let losses: Vec<f64> = run.metrics().unwrap().iter().map(|m| m.loss).collect();
+        assert_eq!(losses, [1.0, 2.0, 3.0, 40.0]);
+    }
+
+    #[test]
+    fn what_a_killed_start_leaves_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("run");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join(".writing-abc"), "half").unwrap();
+        RunDir::check(&root, Existing::Refuse).unwrap();
+        fs::write(root.join("notes.txt"), "mine").unwrap();
+        assert!(RunDir::check(&root, Existing::Refuse).is_err());
+        // Killed right after the recipe.
+        let (_folder, run) = self::run();
+        fs::remove_dir(run.checkpoints()).unwrap();
+        RunDir::check(run.root(), Existing::Resume).unwrap();
+        run.complete().unwrap();
+        assert!(run.checkpoints().is_dir());
+    }
+
+    #[test]
+    fn the_command_to_resume_can_be_pasted() {
+        let command = |path: &str| RunDir { root: path.into() }.resume_command();
+        assert_eq!(command("runs/tec-1"), "tec pretrain --out runs/tec-1 --resume");
+        assert_eq!(command("my runs/a"), "tec pretrain --out 'my runs/a' --resume");
+        assert_eq!(command("it's"), "tec pretrain --out 'it'\\''s' --resume");
+    }
 }

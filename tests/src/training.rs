@@ -326,7 +326,7 @@ fn optimizer_steps(record: &mut Record, directory: &Path, device: &Device) -> Re
             record.error(&case, what, max_error(loss, &[*expected]), 1, VALUES);
         }
         record.case();
-        adamw.step(&losses.total.backward()?, f64::from(lr))?;
+        adamw.step(&losses.total.backward()?, f64::from(lr), None)?;
     }
     for (name, var) in tec.params().trainable() {
         let golden = without_key_bias(name, goldens.f32(&format!("final.{name}"))?.to_vec());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use tec_train::{Error, Result, atomic, pretrain, run_dir::RunDir};
+use tec_train::{Error, Result, atomic, checkpoint, pretrain, run_dir::RunDir};
 
 use crate::output;
 
@@ -16,6 +16,9 @@ pub struct Args {
     /// Checkpoint of that run [default: the newest]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Take the best checkpoint: by the k-NN probe, or where there was none by the loss
+    #[arg(long, conflicts_with = "checkpoint")]
+    best: bool,
     /// File to write [default: RUN/encoder.safetensors]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -32,7 +35,11 @@ pub fn run(args: &Args) -> Result<()> {
     let run = RunDir::open(&args.run)?;
     let out = args.out.clone().unwrap_or_else(|| run.encoder_path());
     refuse_existing(args.out.as_deref(), args.overwrite)?;
-    let (encoder, metadata, step) = pretrain::export(&run, args.checkpoint.as_deref())?;
+    let best = match args.best {
+        true => checkpoint::best(&run.checkpoints())?.map(|(path, _)| path),
+        false => None,
+    };
+    let (encoder, metadata, step) = pretrain::export(&run, best.as_deref().or(args.checkpoint.as_deref()))?;
     atomic::require_folder(&out)?;
     encoder.save(&out, &metadata)?;
     let config = encoder.config();

@@ -97,6 +97,7 @@ fn run_facts(path: &Path) -> Result<Value> {
         "step": last.map(|m| m.step), "epoch": last.map(|m| m.epoch), "loss": last.map(|m| m.loss),
         "finished": run.encoder_path().is_file(),
         "checkpoints": tec_train::checkpoint::list(&run.checkpoints())?.len(),
+        "best_step": tec_train::checkpoint::best(&run.checkpoints())?.map(|(_, state)| state.step),
         "encoder": run.encoder_path().is_file().then(|| run.encoder_path().display().to_string()),
         "device_encoder": run.device_encoder_path().is_file().then(|| run.device_encoder_path().display().to_string()),
     }))
@@ -106,7 +107,8 @@ fn checkpoint_facts(path: &Path) -> Result<Value> {
     if let Ok(state) = Checkpoint::read(path) {
         return Ok(json!({
             "kind": "training checkpoint", "step": state.state.step, "steps_per_epoch": state.state.steps_per_epoch,
-            "images": state.state.images, "tensors": state.tensors.len(),
+            "images": state.state.images, "updates": state.state.updates, "seen": format!("{:08x}", state.state.seen),
+            "mean_loss": state.state.mean_loss, "knn_top1": state.state.knn_top1, "tensors": state.tensors.len(),
         }));
     }
     let Encoder::Float { vit, .. } = Encoder::open(path)? else {

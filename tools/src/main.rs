@@ -7,6 +7,7 @@ mod encoder;
 mod eval;
 mod export;
 mod inspect;
+mod interrupt;
 mod output;
 mod pretrain;
 mod process;
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
     });
     match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(())) => interrupt::exit_code(),
         Ok(Err(e)) => {
             eprintln!("error: {e}");
             ExitCode::from(if matches!(e, Error::Usage(_)) { USAGE } else { FAILURE })

@@ -6,13 +6,13 @@ use serde_json::json;
 use tec_train::{
     Error, Result,
     pretrain::{self, Job},
-    recipe::{Method, Recipe, RecipeBuilder},
+    recipe::{Method, Recipe, RecipeBuilder, named},
     run_dir::{Existing, RunDir},
 };
 
 use crate::{
     encoder::locate_checkpoint,
-    output,
+    interrupt, output,
     progress::{Reporter, Style},
 };
 
@@ -31,18 +31,27 @@ pub struct Args {
     /// Run directory to write [default: the next free runs/METHOD-N]
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
-    /// Recipe file
-    #[arg(long, value_name = "FILE")]
+    /// Recipe: a file, or the name of one that ships with tec: mae-300ep-b, mae-b, ibot-b, mae-l
+    #[arg(long, value_name = "FILE|NAME")]
     recipe: Option<PathBuf>,
+    /// Print the recipe with every flag and --set applied, and do nothing else
+    #[arg(long, conflicts_with_all = ["resume", "json"])]
+    print_recipe: bool,
+    /// Size of the new model: ViT-Ti, S, B, L or H (--set model.dim, depth and heads override it)
+    #[arg(long, value_parser = ["tiny", "small", "base", "large", "huge"])]
+    size: Option<String>,
     /// Override a recipe key, such as optimizer.lr=1e-3 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Passes over the data
     #[arg(long)]
     epochs: Option<usize>,
-    /// Images a step
+    /// Images a step: the effective batch
     #[arg(long)]
     batch: Option<usize>,
+    /// Parts that a step's images are computed in, one after the other, to need less memory
+    #[arg(long, value_name = "N")]
+    accumulate: Option<usize>,
     /// Seed of weights, masks, augmentation and sample order
     #[arg(long)]
     seed: Option<u64>,
@@ -69,6 +78,11 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     check_device(&args.device)?;
+    if args.print_recipe {
+        let recipe = builder(args, None)?.build()?;
+        output::line(recipe.to_toml()?.trim_end());
+        return Ok(());
+    }
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -95,26 +109,32 @@ pub fn run(args: &Args) -> Result<()> {
         source: None,
         max_steps: args.max_steps,
     };
+    interrupt::settle();
     let summary = pretrain::run(job, &mut reporter)?;
     let root = summary.run.root().display().to_string();
-    if args.json {
-        output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}));
-    } else {
-        if summary.skipped > 0 {
-            let list = summary.run.skipped_path();
-            eprintln!(
-                "images left out because they could not be read: {}; {} lists them",
-                summary.skipped,
-                list.display()
-            );
+    if summary.skipped > 0 {
+        let list = summary.run.skipped_path();
+        eprintln!(
+            "images left out because they could not be read: {}; {} lists them",
+            summary.skipped,
+            list.display()
+        );
+    }
+    if !summary.finished {
+        eprintln!(
+            "stopped after {} steps; go on with: {}",
+            summary.step,
+            summary.run.resume_command()
+        );
+    }
+    match args.json {
+        true => {
+            output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}))
         }
-        if !summary.finished {
-            eprintln!(
-                "stopped after {} steps; go on with: tec pretrain --out {root} --resume",
-                summary.step
-            );
-        }
-        output::line(&root);
+        false => output::line(&root),
+    }
+    if summary.interrupted {
+        interrupt::note_stopped();
     }
     Ok(())
 }
@@ -148,22 +168,23 @@ fn check_device(device: &str) -> Result<()> {
     }
 }
 
-fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
-    let stored = match (&args.out, existing) {
-        (Some(out), Existing::Resume) => Some(RunDir::open(out)?.recipe_path()),
-        _ => None,
-    };
-    let mut builder = match (&stored, &args.recipe) {
+/// The recipe of a file, a name or a run (`stored`), with flags and `--set` applied.
+fn builder(args: &Args, stored: Option<&Path>) -> Result<RecipeBuilder> {
+    let mut builder = match (stored, &args.recipe) {
         (Some(_), Some(_)) => {
             return Err(Error::Usage(
                 "--recipe: a resumed run keeps its own recipe; leave --recipe out".into(),
             ));
         }
-        (Some(path), None) | (None, Some(path)) => RecipeBuilder::from_file(path)?,
+        (Some(path), None) => RecipeBuilder::from_file(path)?,
+        (None, Some(given)) => named::find(given)?,
         (None, None) => RecipeBuilder::new(),
     };
     if let Some(method) = &args.method {
         builder.set("method", method.as_str());
+    }
+    if let Some(size) = &args.size {
+        builder.set("model.size", size.as_str());
     }
     let text = |p: &Path| p.display().to_string();
     if let Some(base) = &args.base {
@@ -175,6 +196,7 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
     for (key, value) in [
         ("optimizer.epochs", args.epochs.map(|v| v as u64)),
         ("optimizer.batch", args.batch.map(|v| v as u64)),
+        ("optimizer.accumulate", args.accumulate.map(|v| v as u64)),
         ("seed", args.seed),
         ("data.threads", args.threads.map(|v| v as u64)),
     ] {
@@ -186,7 +208,15 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
     for argument in &args.set {
         builder.set_argument(argument)?;
     }
-    let mut recipe = builder.build()?;
+    Ok(builder)
+}
+
+fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
+    let stored = match (&args.out, existing) {
+        (Some(out), Existing::Resume) => Some(RunDir::open(out)?.recipe_path()),
+        _ => None,
+    };
+    let mut recipe = builder(args, stored.as_deref())?.build()?;
     if let Some(path) = stored {
         let before = RecipeBuilder::from_file(&path)?.build()?;
         let changed = before.differences(&recipe)?;
@@ -218,7 +248,13 @@ fn recipe(args: &Args, existing: Existing) -> Result<Recipe> {
         return Err(Error::Usage("--data: give a folder of images".into()));
     }
     // The run can then be resumed from any directory.
-    for path in [&mut recipe.base.path, &mut recipe.init.path, &mut recipe.data.path] {
+    let probe = &mut recipe.probe.path;
+    for path in [
+        &mut recipe.base.path,
+        &mut recipe.init.path,
+        &mut recipe.data.path,
+        probe,
+    ] {
         if let Some(given) = path.take() {
             *path = Some(std::path::absolute(&given).unwrap_or(given));
         }

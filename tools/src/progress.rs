@@ -11,7 +11,7 @@ use tec_train::{
     run_dir::StepMetrics,
 };
 
-use crate::output;
+use crate::{interrupt, output};
 
 /// Seconds between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ pub struct Reporter {
     last_line: Option<Instant>,
     started: Instant,
     first_step: usize,
+    /// The last accuracy of the k-NN probe.
+    knn: Option<f64>,
 }
 
 impl Reporter {
@@ -45,6 +47,7 @@ impl Reporter {
             last_line: None,
             started: Instant::now(),
             first_step: 0,
+            knn: None,
         }
     }
 
@@ -70,19 +73,26 @@ impl Progress for Reporter {
             return;
         }
         self.say(&format!(
-            "{}: {} images, {} epochs of {} steps, batch {}, peak learning rate {:.3e}, {} parameters in the encoder, {} trained",
+            "{}: {} images, {} epochs of {} steps, effective batch {} ({} × {} images), peak learning rate {:.3e}, {} parameters in the \
+             encoder, {} trained",
             self.label,
             plan.images,
             plan.epochs,
             plan.steps_per_epoch,
             plan.batch,
+            plan.accumulate,
+            plan.batch / plan.accumulate.max(1),
             plan.peak_lr,
             plan.encoder_parameters,
             plan.trained_parameters
         ));
+        if let Some(probe) = &plan.probe {
+            self.note(&format!("k-NN probe: {probe}"));
+        }
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(plan.total_steps as u64), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed} + {eta}]");
+            let style =
+                ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} [{elapsed} + {eta}]\n  {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(self.label.clone());
             bar.set_position(plan.first_step as u64);
@@ -105,9 +115,20 @@ impl Progress for Reporter {
             ),
             None => format!("loss {:.4}", m.loss),
         };
+        if m.knn_top1.is_some() {
+            self.knn = m.knn_top1;
+        }
+        let knn = self
+            .knn
+            .map_or_else(String::new, |a| format!("  k-NN {:.1}%", 100.0 * a));
+        let memory = m
+            .peak_bytes
+            .map_or_else(String::new, |b| format!("  {}", output::bytes(b)));
         let text = format!(
-            "epoch {:.2}  {parts}  {:.0} images/s  waiting {:.0}%",
+            "epoch {:.2}  {parts}  gradient {:.3}  lr {:.2e}  {:.0} images/s  waiting {:.0}%{memory}{knn}",
             m.epoch,
+            m.grad_norm,
+            m.lr,
             m.images_per_s,
             100.0 * m.data_wait
         );
@@ -117,7 +138,9 @@ impl Progress for Reporter {
                 bar.set_position(m.step as u64);
             }
             None => {
-                let due = self.last_line.is_none_or(|t| t.elapsed() >= LINE_EVERY) || m.step == plan.total_steps;
+                let due = self.last_line.is_none_or(|t| t.elapsed() >= LINE_EVERY)
+                    || m.step == plan.total_steps
+                    || m.knn_top1.is_some();
                 if due {
                     self.last_line = Some(Instant::now());
                     let left = self.left(m.step, plan.total_steps);
@@ -136,6 +159,10 @@ impl Progress for Reporter {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    fn stop_requested(&self) -> bool {
+        interrupt::requested()
     }
 }
 

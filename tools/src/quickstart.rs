@@ -18,7 +18,7 @@ use tec_train::{
     model::Pool,
     pretrain::{self, Job, Summary},
     quantize,
-    recipe::{Recipe, RecipeBuilder},
+    recipe::{Recipe, RecipeBuilder, named},
     report::{self, Cell, Column, Html, Plot, Report, Scale, Series, Table},
     run_dir::{Existing, RunDir},
 };
@@ -43,8 +43,6 @@ const CLASSES: [&str; 10] = [
     "bag",
     "ankle boot",
 ];
-const BASE_RECIPE: &str = include_str!("../../recipes/quickstart-base.toml");
-const TEC_RECIPE: &str = include_str!("../../recipes/quickstart-tec.toml");
 
 /// The first images train, the rest test.
 const TRAIN: usize = 8_000;
@@ -94,8 +92,8 @@ pub fn run(args: &Args) -> Result<()> {
         out.display()
     );
 
-    let base_recipe = recipe(BASE_RECIPE, args)?;
-    let mut new_recipe = recipe(TEC_RECIPE, args)?;
+    let base_recipe = recipe("quickstart-base", args)?;
+    let mut new_recipe = recipe("quickstart-tec", args)?;
     let job = |recipe: Recipe, name: &str| Job {
         recipe,
         out: out.join(name),
@@ -204,8 +202,8 @@ struct Runs<'a> {
     new: &'a Summary,
 }
 
-fn recipe(text: &str, args: &Args) -> Result<Recipe> {
-    let mut builder = RecipeBuilder::from_text(text, "quickstart")?;
+fn recipe(name: &str, args: &Args) -> Result<Recipe> {
+    let mut builder = RecipeBuilder::from_text(named::text(name).unwrap_or_default(), name)?;
     for argument in &args.set {
         builder.set_argument(argument)?;
     }

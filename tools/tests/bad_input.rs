@@ -110,8 +110,16 @@ fn what_cannot_be_read_is_skipped_counted_and_listed() {
         place.write(&format!("data/{n}.jpg"), jpeg(&picture(n, 40, 30).into()));
     }
     place.write("data/half.jpg", half_a_jpeg());
+    // One in nine is more than one in twenty, unless that is allowed.
     let run = format!("pretrain --method mae --data data --out run --batch 3 {SMALL}");
-    let outcome = place.tec(&run).ok();
+    let outcome = place.tec(&run);
+    assert_eq!(outcome.code, Some(FAILURE), "{outcome}");
+    for words in ["1 of 9 images", "half.jpg: ", "data.max_unreadable = 0.05"] {
+        assert!(outcome.stderr.contains(words), "{words}: {outcome}");
+    }
+    let outcome = place
+        .tec(&format!("{run} --overwrite --set data.max_unreadable=0.2"))
+        .ok();
     assert!(
         outcome.stderr.contains("could not be read: 1; run/skipped.txt"),
         "{outcome}"
@@ -140,7 +148,8 @@ fn batches_of_which_nothing_can_be_read_are_passed_over() {
         place.write(&format!("data/{n}.jpg"), jpeg(&picture(n, 40, 30).into()));
         place.write(&format!("data/broken-{n}.jpg"), half_a_jpeg());
     }
-    let run = format!("pretrain --method mae --data data --out run --batch 1 {SMALL}");
+    let any = "--set data.max_unreadable=1";
+    let run = format!("pretrain --method mae --data data --out run --batch 1 {SMALL} {any}");
     let outcome = place.tec(&run).ok();
     assert!(outcome.stderr.contains("could not be read: 3; "), "{outcome}");
     // The step counts, read or not, and the last one leaves its checkpoint.
@@ -169,7 +178,11 @@ fn recipes_are_checked_key_by_key() {
         &["typo.toml", "line 2", "learning_rate", "expected"],
     );
     place.refuses(&mae("--recipe broken.toml"), USAGE, &["broken.toml", "line 1"]);
-    place.refuses(&mae("--recipe none.toml"), USAGE, &["none.toml", "give a TOML file"]);
+    place.refuses(
+        &mae("--recipe none.toml"),
+        USAGE,
+        &["none.toml", "give a TOML file", "mae-300ep-b", "ibot-b"],
+    );
     place.refuses(
         &mae("--set optimizer.learning_rate=1"),
         USAGE,
@@ -196,6 +209,16 @@ fn impossible_values_are_refused() {
         ("decoder.heads=5", ["decoder.heads", "choose sizes that divide"]),
         ("optimizer.batch=0", ["optimizer.batch", "at least 1"]),
         ("optimizer.batch=13", ["12 images", "--batch 12"]),
+        (
+            "optimizer.accumulate=3",
+            ["optimizer.accumulate = 3", "optimizer.batch = 8"],
+        ),
+        ("optimizer.accumulate=0", ["optimizer.accumulate = 0", "divisor"]),
+        ("optimizer.clip_grad=0.0", ["optimizer.clip_grad", "above 0"]),
+        ("optimizer.ema=1.0", ["optimizer.ema", "below 1"]),
+        ("model.size=giant", ["giant", "huge"]),
+        ("data.max_unreadable=2.0", ["data.max_unreadable", "between 0 and 1"]),
+        ("probe.k=0", ["probe.k", "probe.train_images"]),
         ("optimizer.epochs=0", ["optimizer.epochs", "at least 1"]),
         ("optimizer.lr=-1.0", ["optimizer.lr", "above 0"]),
         ("data.channels=2", ["data.channels", "1 (grey) or 3 (RGB)"]),

@@ -104,11 +104,10 @@ fn from_images_to_a_device() {
     ));
     let lines = run.ok().json();
     assert_eq!(lines.len(), 11, "a line a step and one for the run");
-    assert!(
-        lines[..10]
-            .iter()
-            .all(|line| keys(line) == METRICS && line["loss_relation"].is_null())
-    );
+    // The images have classes, so that the last step has a probe.
+    assert!(lines[..9].iter().all(|line| keys(line) == METRICS));
+    assert!(lines[..10].iter().all(|line| line["loss_relation"].is_null()));
+    assert!((0.0..=1.0).contains(&number(&lines[9], "knn_top1")), "{}", lines[9]);
     assert_eq!(keys(&lines[10]), ["loss", "run", "skipped", "step"]);
     assert_eq!((&lines[10]["step"], &lines[10]["skipped"]), (&10.into(), &0.into()));
     assert_shape(&place, "runs/base", &["step-00000005", "step-00000010"]);
@@ -124,7 +123,9 @@ fn from_images_to_a_device() {
     let lines = metrics(&place, "new");
     assert_eq!(lines.len(), 10);
     for (line, step) in lines.iter().zip(1..) {
-        assert_eq!(keys(line), METRICS);
+        let all: Vec<&str> = keys(line).into_iter().filter(|k| *k != "knn_top1").collect();
+        assert_eq!(all, METRICS);
+        assert_eq!(line.get("knn_top1").is_some(), step == 10, "{line}");
         assert_eq!(line["step"], step);
         assert_eq!(number(line, "epoch"), step as f64 / 5.0);
         let total = number(line, "loss_feature") + number(line, "loss_relation");
@@ -136,7 +137,9 @@ fn from_images_to_a_device() {
         "nothing was learned"
     );
     let report = String::from_utf8(place.read("new/report/index.html")).unwrap();
-    assert!(report.contains("Attention of the selected queries"));
+    for section in ["Attention of the selected queries", "k-NN probe", "Best checkpoint"] {
+        assert!(report.contains(section), "no {section}");
+    }
 
     // The resolved recipe alone repeats the run; so does the base by its name.
     place.tec("pretrain --recipe new/recipe.toml --out again").ok();
@@ -258,6 +261,38 @@ fn inspected(place: &Place) {
         let sizes = ["image_size", "patch_size", "channels", "dim", "depth", "heads"].map(|key| encoder[key].as_u64());
         assert_eq!(sizes, [32, 8, 3, 32, 2, 2].map(Some), "{path}");
     }
+}
+
+#[test]
+fn recipes_that_ship_are_found_by_name() {
+    let place = Place::new();
+    place.images("photos", 0, 12);
+    place.write("base.safetensors", &base().encoder);
+    let printed = place
+        .tec("pretrain --recipe mae-l --print-recipe --batch 64 --accumulate 8")
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    assert_eq!(recipe["decoder"]["dim"].as_integer(), Some(768));
+    assert_eq!(recipe["optimizer"]["accumulate"].as_integer(), Some(8));
+    assert_eq!(recipe["optimizer"]["batch"].as_integer(), Some(64));
+    // A size on top of it, and a key on top of that.
+    let small = "--size small --set model.depth=6";
+    let printed = place
+        .tec(&format!("pretrain --recipe mae-b --print-recipe {small}"))
+        .ok();
+    let recipe: toml::Table = printed.stdout.parse().unwrap();
+    let geometry = ["dim", "depth", "heads"].map(|key| recipe["model"][key].as_integer());
+    assert_eq!(geometry, [384, 6, 6].map(Some));
+    // It trains: a published recipe, made small enough for a test.
+    let flags =
+        "--batch 12 --accumulate 3 --set objective.adapters=1 --set objective.top_k=5 --set optimizer.warmup_epochs=1";
+    let run = format!("pretrain --recipe mae-b --base base.safetensors --data photos --out run {SMALL} {flags}");
+    let outcome = place.tec(&run).ok();
+    assert!(
+        outcome.stderr.contains("effective batch 12 (3 × 4 images)"),
+        "{outcome}"
+    );
+    place.refuses(&format!("{run} --resume"), 2, &["--recipe", "leave --recipe out"]);
 }
 
 /// A place with 40 images, a base, and the undisturbed run `whole`; and the command line of such runs without `--out`.

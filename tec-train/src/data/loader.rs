@@ -37,6 +37,8 @@ pub struct LoaderConfig {
     pub channels: usize,
     /// How images become squares.
     pub augment: Augment,
+    /// Batches that make one step of training together: an epoch has a whole number of such groups.
+    pub group: usize,
     /// In which order they come.
     pub order: Order,
     /// The run's seed.
@@ -59,6 +61,7 @@ impl LoaderConfig {
                 scale: (0.2, 1.0),
                 flip: true,
             },
+            group: 1,
             order: Order::Shuffled { drop_last: true },
             seed,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -173,7 +176,10 @@ impl Loader {
     /// Batches an epoch.
     pub fn steps_per_epoch(&self) -> usize {
         match self.config.order {
-            Order::Shuffled { drop_last: true } => self.source.len() / self.config.batch_size,
+            Order::Shuffled { drop_last: true } => {
+                let group = self.config.group.max(1);
+                self.source.len() / (self.config.batch_size * group) * group
+            }
             _ => self.source.len().div_ceil(self.config.batch_size),
         }
     }

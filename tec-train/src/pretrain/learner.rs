@@ -4,16 +4,23 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::{Progress, setup::Setup};
+use super::{
+    Progress,
+    ema::Ema,
+    gradients::{Gradients, PartLoss},
+    setup::Setup,
+};
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, State},
     data::{self, Batch},
     model::{Mae, Masks, Params, Targets, Tec, Vit},
     optim::{AdamW, AdamWConfig},
+    recipe::OptimizerSection,
 };
 
 /// Where the weights come from.
+#[derive(Clone, Copy)]
 pub enum Start<'a> {
     /// Drawn from the seed.
     Fresh,
@@ -27,6 +34,10 @@ pub enum Start<'a> {
 pub struct Learner {
     model: Model,
     optimizer: AdamW,
+    clip: Option<f64>,
+    ema: Option<Ema>,
+    /// As in [`State`].
+    seen: u32,
 }
 
 enum Model {
@@ -37,6 +48,8 @@ enum Model {
 /// What a step came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
+    /// Images the step was computed on.
+    pub images: usize,
     /// Feature loss (MAE: pixel loss).
     pub feature: f64,
     /// Relation loss (TEC).
@@ -109,34 +122,51 @@ const LISTED: usize = 4;
 /// Parameters of the encoder proper, which every starting checkpoint must have.
 const ENCODER: [&str; 4] = ["patch_embed.", "cls_token", "blocks.", "norm."];
 
+/// Whether a parameter is one that an encoder is made of, its input adapter included.
+fn of_encoder(name: &str) -> bool {
+    ENCODER.iter().any(|prefix| name.starts_with(prefix))
+}
+
 impl Learner {
     /// A TEC learner.
     ///
     /// # Errors
     /// As [`crate::pretrain::setup::Setup::learner`].
-    pub fn tec(model: Tec, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
-        Self::new(Model::Tec(Box::new(model)), config, start, progress)
+    pub fn tec(model: Tec, o: &OptimizerSection, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        Self::new(Model::Tec(Box::new(model)), o, start, progress)
     }
 
     /// A masked-autoencoder learner.
     ///
     /// # Errors
     /// As [`crate::pretrain::setup::Setup::learner`].
-    pub fn mae(model: Mae, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
-        Self::new(Model::Mae(Box::new(model)), config, start, progress)
+    pub fn mae(model: Mae, o: &OptimizerSection, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        Self::new(Model::Mae(Box::new(model)), o, start, progress)
     }
 
-    fn new(model: Model, config: AdamWConfig, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+    fn new(model: Model, o: &OptimizerSection, start: Start, progress: &mut dyn Progress) -> Result<(Self, usize)> {
+        let config = AdamWConfig {
+            beta1: o.betas[0],
+            beta2: o.betas[1],
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+        };
         let mut learner = Self {
             optimizer: AdamW::new(model.params().trainable(), config),
+            clip: o.clip_grad,
+            ema: None,
+            seen: 0,
             model,
         };
+        if let Start::From(checkpoint) = start {
+            learner.start_from(checkpoint, progress)?;
+        }
+        if let Some(decay) = o.ema {
+            let of_encoder = learner.params().trainable().iter().filter(|(name, _)| of_encoder(name));
+            learner.ema = Some(Ema::new(decay, of_encoder)?);
+        }
         let step = match start {
-            Start::Fresh => 0,
-            Start::From(checkpoint) => {
-                learner.start_from(checkpoint, progress)?;
-                0
-            }
+            Start::Fresh | Start::From(_) => 0,
             Start::Resume(checkpoint) => {
                 learner.resume(checkpoint)?;
                 checkpoint.state.step
@@ -145,17 +175,17 @@ impl Learner {
         Ok((learner, step))
     }
 
-    fn params(&self) -> &Params {
+    /// The model's parameters.
+    pub fn params(&self) -> &Params {
         self.model.params()
     }
 
     /// Parameters of the encoder that is exported.
     pub fn encoder_parameters(&self) -> usize {
-        let of_encoder = |name: &str| ENCODER.iter().any(|p| name.starts_with(p)) && !name.starts_with("cls_token_mlp");
         self.params()
             .trainable()
             .iter()
-            .filter(|(n, _)| of_encoder(n))
+            .filter(|(n, _)| of_encoder(n) && !n.starts_with("cls_token_mlp"))
             .map(|(_, v)| v.elem_count())
             .sum()
     }
@@ -165,11 +195,17 @@ impl Learner {
         self.params().count()
     }
 
-    /// One step on a batch: targets, losses, gradients, AdamW. Nothing is changed if the outcome is not finite.
+    /// The start of a step: no gradients yet.
+    pub fn gradients(&self, setup: &Setup) -> Gradients {
+        let o = &setup.recipe.optimizer;
+        Gradients::new(o.batch, o.accumulate, self.seen)
+    }
+
+    /// Adds a part of a step: targets, losses, gradients.
     ///
     /// # Errors
-    /// A parameter without a gradient, or shapes that do not fit (both are bugs).
-    pub fn step(&mut self, setup: &Setup, batch: &Batch, lr: f64) -> Result<Outcome> {
+    /// Shapes that do not fit (a bug).
+    pub fn add(&self, setup: &Setup, batch: &Batch, sum: &mut Gradients) -> Result<()> {
         let images = images(setup, batch)?;
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
         let masks = Masks::draw(
@@ -181,27 +217,54 @@ impl Learner {
             &setup.device,
         )?;
         let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
-        let (total, feature, relation) = match &self.model {
+        let part = match &self.model {
             Model::Mae(mae) => {
-                let loss = mae.loss(&images, &masks)?;
-                let feature = value(&loss)?;
-                (loss, feature, None)
+                let total = mae.loss(&images, &masks)?;
+                PartLoss {
+                    feature: value(&total)?,
+                    relation: None,
+                    total,
+                }
             }
             Model::Tec(tec) => {
                 let losses = tec.losses(&images, &targets(setup, batch)?, &masks)?;
-                let (feature, relation) = (value(&losses.feature)?, value(&losses.relation)?);
-                (losses.total, feature, Some(relation))
+                PartLoss {
+                    feature: value(&losses.feature)?,
+                    relation: Some(value(&losses.relation)?),
+                    total: losses.total,
+                }
             }
         };
-        let grad_norm = match (feature + relation.unwrap_or(0.0)).is_finite() {
-            true => self.optimizer.step(&total.backward()?, lr)?,
-            false => f64::NAN,
+        sum.add(part, batch, &masks, self.params().trainable())
+    }
+
+    /// The end of a step: AdamW and the average. Nothing is changed if the outcome is not finite.
+    ///
+    /// # Errors
+    /// A parameter without a gradient (a bug).
+    pub fn update(&mut self, sum: Gradients, lr: f64) -> Result<Outcome> {
+        let mut outcome = Outcome {
+            images: sum.images(),
+            feature: sum.feature(),
+            relation: sum.relation(),
+            grad_norm: f64::NAN,
         };
-        Ok(Outcome {
-            feature,
-            relation,
-            grad_norm,
-        })
+        let seen = sum.seen();
+        if let Some(grads) = sum.finish(self.model.params().trainable())? {
+            outcome.grad_norm = self.optimizer.step(&grads, lr, self.clip)?;
+        }
+        if outcome.is_finite() {
+            self.seen = seen;
+            if let Some(ema) = &mut self.ema {
+                ema.update(self.optimizer.steps())?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Updates of the weights so far.
+    pub fn updates(&self) -> u64 {
+        self.optimizer.steps()
     }
 
     /// The whole training state after `step` steps.
@@ -218,7 +281,14 @@ impl Learner {
             tensors.insert(format!("optimizer.m.{}", moment.name), tensor(moment.first)?);
             tensors.insert(format!("optimizer.v.{}", moment.name), tensor(moment.second)?);
         }
-        let state = State::new(step, setup.steps_per_epoch, setup.source.len());
+        if let Some(ema) = &self.ema {
+            tensors.extend(ema.tensors()?.into_iter().map(|(name, t)| (format!("ema.{name}"), t)));
+        }
+        let state = State {
+            updates: self.updates(),
+            seen: self.seen,
+            ..State::new(step, setup.steps_per_epoch, setup.source.len())
+        };
         Ok(Checkpoint {
             tensors,
             state,
@@ -227,11 +297,16 @@ impl Learner {
         })
     }
 
-    /// The encoder alone: adapters merged, decoder dropped.
+    /// The encoder alone, of the averaged weights where there are any: adapters merged, decoder dropped.
     ///
     /// # Errors
     /// A weight that is no longer finite.
-    pub fn encoder(&self) -> Result<Vit> {
+    pub fn encoder(&self, setup: &Setup) -> Result<Vit> {
+        if let Some(ema) = &self.ema {
+            let mut weights: HashMap<String, Tensor> = self.params().state().into_iter().collect();
+            weights.extend(ema.tensors()?);
+            return Vit::from_state(weights.into_iter().collect(), &setup.encoder, &setup.device);
+        }
         match &self.model {
             Model::Tec(tec) => tec.encoder(),
             Model::Mae(mae) => mae.encoder(),
@@ -267,7 +342,12 @@ impl Learner {
             let values = |t: Tensor| t.flatten_all()?.to_vec1::<f32>();
             moments.push((name, values(m)?, values(v)?));
         }
-        self.optimizer.restore(checkpoint.state.step as u64, moments)
+        self.optimizer.restore(checkpoint.state.updates, moments)?;
+        self.seen = checkpoint.state.seen;
+        match &mut self.ema {
+            Some(ema) => ema.restore(checkpoint),
+            None => Ok(()),
+        }
     }
 
     /// Takes what agrees in name and shape; all of the encoder must.
@@ -275,7 +355,7 @@ impl Learner {
         let mut given = checkpoint.with_prefix("model.");
         let (mut taken, mut fresh, mut wrong) = (0, Vec::new(), Vec::new());
         for (name, var) in self.params().trainable() {
-            let of_encoder = ENCODER.iter().any(|p| name.starts_with(p)) && !name.starts_with("cls_token_mlp");
+            let of_encoder = of_encoder(name) && !name.starts_with("cls_token_mlp");
             match given.remove(name) {
                 Some(tensor) if tensor.dims() == var.dims() => {
                     var.set(&tensor)?;

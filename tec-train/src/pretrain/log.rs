@@ -54,6 +54,8 @@ impl Log {
         self.metrics.write(m)?;
         let step = m.step as u64;
         let relation = m.loss_relation.map(|r| ("loss/relation", r));
+        let memory = m.peak_bytes.map(|b| ("memory/peak_bytes", b as f64));
+        let probe = m.knn_top1.map(|a| ("probe/knn_top1", a));
         let scalars = [
             ("loss/total", m.loss),
             ("loss/feature", m.loss_feature),
@@ -62,7 +64,7 @@ impl Log {
             ("speed/images_per_s", m.images_per_s),
             ("speed/data_wait", m.data_wait),
         ];
-        for (tag, value) in scalars.into_iter().chain(relation) {
+        for (tag, value) in scalars.into_iter().chain(relation).chain(memory).chain(probe) {
             self.events.scalar(tag, value, step)?;
         }
         Ok(())
@@ -94,11 +96,12 @@ impl Log {
         self.skipped.len()
     }
 
-    /// Brings everything to the files.
+    /// Brings everything to the files, and the metrics to the disk: a checkpoint must not be ahead of them.
     ///
     /// # Errors
     /// A full disk, say.
     pub fn flush(&mut self) -> Result<()> {
+        self.metrics.sync()?;
         self.events.flush()
     }
 }

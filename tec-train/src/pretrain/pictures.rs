@@ -1,15 +1,16 @@
 //! What a run's report shows: losses, masked images, attention maps, facts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{D, Tensor};
 
 use super::{Summary, learner::Learner, setup::Setup};
 use crate::{
     Result,
+    checkpoint::{self, State},
     data::{Augment, Loader, LoaderConfig, Order},
     model::Masks,
-    report::{self, AttentionMaps, MaskedImage, Picture, Plot, Report, Series},
+    report::{self, AttentionMaps, MaskedImage, Picture, Plot, Report, Scale, Series},
     run_dir::RunDir,
 };
 
@@ -163,6 +164,19 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
     let rate = rate.series(Series::new("learning rate", metrics.iter().map(|m| (m.epoch, m.lr))));
     let losses = loss_plot("Loss", run)?.to_html().then(rate.to_html());
     page.section("Losses", "Each step's loss and its running mean.", losses);
+    if let Some(probe) = &setup.probe {
+        let probed = metrics.iter().filter_map(|m| Some((m.epoch, 100.0 * m.knn_top1?)));
+        let plot = Plot::new("k-NN top-1, %", "epoch").small().scale(Scale::Linear);
+        let what = format!(
+            "How many of some labelled images the encoder can tell, while it trains: {}.",
+            probe.summary()
+        );
+        page.section(
+            "k-NN probe",
+            &what,
+            plot.series(Series::new("k-NN top-1", probed)).to_html(),
+        );
+    }
     let seen = "What the encoder gets to see; removed patches are grey.";
     page.section("Masked images", seen, report::masked_images(&summary.pictures.masked)?);
     if !summary.pictures.attention.is_empty() {
@@ -173,7 +187,11 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
             report::attention_maps(&summary.pictures.attention)?,
         );
     }
-    let e = &setup.encoder;
+    let (e, o) = (&setup.encoder, &setup.recipe.optimizer);
+    let best = match checkpoint::best(&run.checkpoints())? {
+        Some((path, state)) => best_checkpoint(&path, &state),
+        None => "none".into(),
+    };
     let facts = [
         ("Method", method.to_string()),
         (
@@ -194,7 +212,11 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
             ),
         ),
         ("Seed", setup.recipe.seed.to_string()),
-        ("Seconds", format!("{:.0}", summary.seconds)),
+        ("Images a step", images_a_step(setup)),
+        ("Gradient clipping", or_none(o.clip_grad)),
+        ("Average of the weights", or_none(o.ema)),
+        ("Seconds", seconds(summary)),
+        ("Best checkpoint", best),
         ("Recipe", run.recipe_path().display().to_string()),
     ];
     page.section(
@@ -203,4 +225,34 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
         report::facts(facts).then(report::skipped_images(&run.skipped()?)),
     );
     page.write(&run.report())
+}
+
+fn images_a_step(setup: &Setup) -> String {
+    let o = &setup.recipe.optimizer;
+    match o.accumulate {
+        1 => o.batch.to_string(),
+        parts => format!("{} in {parts} parts of {}", o.batch, o.batch / parts),
+    }
+}
+
+fn or_none(value: Option<f64>) -> String {
+    value.map_or_else(|| "none".into(), |v| v.to_string())
+}
+
+fn seconds(summary: &Summary) -> String {
+    match summary.probe_seconds {
+        0.0 => format!("{:.0}", summary.seconds),
+        probe => format!("{:.0}, of them {probe:.1} for the k-NN probe", summary.seconds),
+    }
+}
+
+fn best_checkpoint(path: &Path, state: &State) -> String {
+    let name = path
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    match (state.knn_top1, state.mean_loss) {
+        (Some(accuracy), _) => format!("{name}: k-NN {:.2} %", 100.0 * accuracy),
+        (None, Some(loss)) => format!("{name}: mean loss {loss:.4}"),
+        (None, None) => name,
+    }
 }

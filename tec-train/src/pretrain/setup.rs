@@ -7,6 +7,7 @@ use candle_core::Device;
 use super::{
     Progress,
     learner::{Learner, Start},
+    probe::{self, Probe},
 };
 use crate::{
     Error, Result,
@@ -15,7 +16,7 @@ use crate::{
     model::{
         BaseConfig, DecoderConfig, EncoderMetadata, LoadOptions, Mae, MaeConfig, Pool, Tec, TecConfig, Vit, VitConfig,
     },
-    optim::{AdamWConfig, Schedule},
+    optim::Schedule,
     recipe::{Method, Recipe},
     run_dir::RunDir,
 };
@@ -35,6 +36,8 @@ pub struct Setup {
     pub normalization: Normalization,
     /// The frozen base on the new model's grid (method `tec`).
     pub base: Option<Base>,
+    /// The k-NN probe, where it is on.
+    pub probe: Option<Probe>,
     /// Learning rate of each step.
     pub schedule: Schedule,
     /// Steps of one epoch.
@@ -101,7 +104,15 @@ impl Setup {
             warmup_steps: (o.warmup() * steps_per_epoch as f64).round() as usize,
             total_steps: o.epochs * steps_per_epoch,
         };
+        let run = probe::Run {
+            source: &source,
+            epoch_images: steps_per_epoch * batch,
+            seed: recipe.seed,
+            threads: recipe.data.threads,
+        };
+        let probe = Probe::new(&mut recipe.probe, &run, progress)?;
         let setup = Self {
+            probe,
             source,
             encoder,
             normalization,
@@ -122,15 +133,17 @@ impl Setup {
     pub fn loader_config(&self) -> LoaderConfig {
         let d = &self.recipe.data;
         let base_size = self.base.as_ref().map(|b| b.vit.config().image_size);
-        let batch = self.recipe.optimizer.batch;
+        let o = &self.recipe.optimizer;
+        let part = o.batch / o.accumulate;
         LoaderConfig {
+            group: o.accumulate,
             second_size: base_size.filter(|s| *s != self.encoder.image_size),
             threads: d.threads,
             augment: Augment::Train {
                 scale: (d.scale[0], d.scale[1]),
                 flip: d.flip,
             },
-            ..LoaderConfig::train(self.encoder.image_size, self.encoder.channels, batch, self.recipe.seed)
+            ..LoaderConfig::train(self.encoder.image_size, self.encoder.channels, part, self.recipe.seed)
         }
     }
 
@@ -148,22 +161,10 @@ impl Setup {
             (None, Some(checkpoint)) => Start::From(checkpoint),
             (None, None) => Start::Fresh,
         };
-        let o = &self.recipe.optimizer;
-        let adamw = AdamWConfig {
-            beta1: o.betas[0],
-            beta2: o.betas[1],
-            eps: o.eps,
-            weight_decay: o.weight_decay,
-        };
-        let seed = self.recipe.seed;
+        let (o, seed) = (&self.recipe.optimizer, self.recipe.seed);
         match self.recipe.method {
-            Method::Tec => Learner::tec(
-                Tec::new(self.tec_config()?, seed, &self.device)?,
-                adamw,
-                start,
-                progress,
-            ),
-            Method::Mae => Learner::mae(Mae::new(self.mae_config(), seed, &self.device)?, adamw, start, progress),
+            Method::Tec => Learner::tec(Tec::new(self.tec_config()?, seed, &self.device)?, o, start, progress),
+            Method::Mae => Learner::mae(Mae::new(self.mae_config(), seed, &self.device)?, o, start, progress),
         }
     }
 
@@ -181,13 +182,13 @@ impl Setup {
     ///
     /// # Errors
     /// Another number of images or steps an epoch.
-    pub fn check_resume(&self, found: &Checkpoint, path: &Path) -> Result<()> {
+    pub fn check_resume(&self, found: &Checkpoint) -> Result<()> {
         let p = &found.state;
         if (p.images, p.steps_per_epoch) == (self.source.len(), self.steps_per_epoch) {
             return Ok(());
         }
         Err(Error::File {
-            path: path.to_path_buf(),
+            path: found.origin.clone(),
             reason: format!(
                 "was trained on {} images in {} steps an epoch, but the data has {} images in {} steps; \
                  give the same data, or start a new run with init.path",
@@ -323,7 +324,11 @@ fn starting_weights(path: &Path, progress: &mut dyn Progress) -> Result<Checkpoi
     if !path.is_dir() {
         return Checkpoint::read(path);
     }
-    let (found, _, warnings) = checkpoint::newest(&RunDir::open(path)?.checkpoints())?;
+    let folder = RunDir::open(path)?.checkpoints();
+    let (found, warnings) = checkpoint::newest(&folder)?.ok_or_else(|| Error::File {
+        path: folder,
+        reason: "init.path: this run has no checkpoint yet".into(),
+    })?;
     warnings.iter().for_each(|w| progress.note(w));
     Ok(found)
 }

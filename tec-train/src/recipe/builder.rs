@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::Recipe;
+use super::{Recipe, Size};
 use crate::{Error, Result};
+
+/// The key that stands for others.
+const SIZE: &str = "model.size";
 
 /// A recipe being put together: a file or nothing, then overrides, then checked once.
 #[derive(Debug, Clone, Default)]
@@ -48,8 +51,22 @@ impl RecipeBuilder {
         Self::from_text(&text, &path.display().to_string())
     }
 
-    /// Sets one key, `section.key`, to a value.
+    /// Sets one key, `section.key`, to a value. `model.size` sets width, depth, heads and adapters as well, so that it overrides
+    /// those of a file, and those given after it override the size's.
     pub fn set(&mut self, key: &str, value: impl Into<toml::Value>) -> &mut Self {
+        let value = value.into();
+        if let (SIZE, Some(size)) = (key, value.as_str().and_then(Size::named)) {
+            let g = size.geometry();
+            let adapters = tec_core::adapter::groups(g.depth);
+            for (key, count) in [
+                ("model.dim", g.dim),
+                ("model.depth", g.depth),
+                ("model.heads", g.heads),
+                ("objective.adapters", adapters),
+            ] {
+                self.set(key, count as i64);
+            }
+        }
         let mut parts: Vec<&str> = key.split('.').collect();
         let leaf = parts.pop().unwrap_or_default();
         let mut table = &mut self.table;
@@ -65,7 +82,7 @@ impl RecipeBuilder {
                 None => return self,
             }
         }
-        table.insert(leaf.into(), value.into());
+        table.insert(leaf.into(), value);
         self
     }
 
@@ -168,6 +185,41 @@ mod tests {
         }
         builder.set("objective.mask_ratio", 1.5);
         assert!(message(builder.build()).contains("objective.mask_ratio = 1.5"));
+    }
+
+    #[test]
+    fn a_size_sets_what_comes_before_it_and_not_what_comes_after() {
+        let resolved = |builder: RecipeBuilder| builder.build().unwrap().resolve(None).unwrap();
+        for (name, dim, depth, heads, patch) in [
+            ("tiny", 192, 12, 3, 16),
+            ("small", 384, 12, 6, 16),
+            ("base", 768, 12, 12, 16),
+            ("large", 1024, 24, 16, 16),
+            ("huge", 1280, 32, 16, 14),
+        ] {
+            // In a file, by a flag, and over a file's own keys.
+            let file = RecipeBuilder::from_text(&format!("[model]\nsize = \"{name}\"\n"), "r.toml").unwrap();
+            let mut flag = RecipeBuilder::from_text("[model]\ndim = 64\nheads = 2\ndepth = 3\n", "r.toml").unwrap();
+            flag.set("model.size", name);
+            for builder in [file, flag] {
+                let c = resolved(builder);
+                assert_eq!(
+                    (c.dim, c.depth, c.heads, c.patch_size),
+                    (dim, depth, heads, patch),
+                    "{name}"
+                );
+            }
+        }
+        let mut narrow = RecipeBuilder::from_text("[model]\nsize = \"small\"\ndim = 128\n", "r.toml").unwrap();
+        assert_eq!((resolved(narrow.clone()).dim, resolved(narrow.clone()).heads), (128, 2));
+        narrow.set("model.size", "base").set_argument("model.depth=6").unwrap();
+        let c = resolved(narrow);
+        assert_eq!((c.dim, c.depth, c.heads), (768, 6, 12));
+        let wrong = RecipeBuilder::new()
+            .set_argument("model.size=giant")
+            .unwrap_err()
+            .to_string();
+        assert!(wrong.contains("giant") && wrong.contains("huge"), "{wrong}");
     }
 
     #[test]

@@ -177,7 +177,7 @@ fn measure(args: &Args) -> Result<Measured> {
         let targets = base.targets(&images, 2, top_k)?;
         let masks = Masks::draw(0, step as u32, &samples, patches, 0.75, &device)?;
         let losses = model.losses(&images, &targets, &masks)?;
-        optimizer.step(&losses.total.backward()?, 1.5e-4)?;
+        optimizer.step(&losses.total.backward()?, 1.5e-4, None)?;
         let seconds = started.elapsed().as_secs_f64();
         measured.losses.push(losses.total.to_scalar()?);
         if step >= WARM_UP {
