@@ -1,5 +1,6 @@
-//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect, check conformance.
+//! The `tec` command: pretrain, evaluate, export, quantize, embed, measure, inspect, check conformance.
 
+mod bench;
 mod conformance;
 mod embed;
 mod encoder;
@@ -46,6 +47,9 @@ enum Verb {
     Conformance(conformance::Args),
     /// Answer requests on standard input, so that `tec conformance --device "ssh HOST tec respond"` checks this machine
     Respond(respond::Args),
+    /// Measure how fast this machine is
+    #[command(subcommand)]
+    Bench(bench::Verb),
     /// Say what a file is: an image, a checkpoint, an encoder, a run
     Inspect(inspect::Args),
 }
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Embed(args) => embed::run(&args),
         Verb::Conformance(args) => conformance::run(&args),
         Verb::Respond(args) => respond::run(&args),
+        Verb::Bench(verb) => bench::run(&verb),
         Verb::Inspect(args) => inspect::run(&args),
     });
     match result {
