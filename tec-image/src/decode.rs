@@ -76,13 +76,7 @@ pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, String> {
 /// # Errors
 /// A reason when the bytes are no JPEG or PNG, truncated, invalid, or describe an image of more than 2^27 pixels.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
-    let whole = |width, height| Region::Cut {
-        left: 0,
-        top: 0,
-        width,
-        height,
-    };
-    Decoder::new().part(bytes, 1, whole).map(|(pixels, _)| pixels)
+    Decoder::new().whole(bytes)
 }
 
 /// Decodes parts of images; keeps its buffers between calls.
@@ -95,6 +89,20 @@ impl Decoder {
     /// A decoder without buffers yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`decode`].
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn whole(&mut self, bytes: &[u8]) -> Result<Pixels, String> {
+        let all = |width, height| Region::Cut {
+            left: 0,
+            top: 0,
+            width,
+            height,
+        };
+        self.part(bytes, 1, all).map(|(pixels, _)| pixels)
     }
 
     /// Whether coded data of the JPEG decoded last were damaged, as far as they were looked at. PIL shows such an image without a

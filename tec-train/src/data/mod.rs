@@ -33,4 +33,4 @@ pub use open::open;
 pub use parquet::ParquetImages;
 pub use source::{Source, Stored, Subset};
 pub use tar::TarShards;
-pub use tec_image::{ImageInfo, Pixels, Region, Resizer, decode, inspect};
+pub use tec_image::{Decoder, ImageInfo, Pixels, Region, Resizer, decode, inspect};

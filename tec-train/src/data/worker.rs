@@ -8,9 +8,8 @@ use std::thread::{Builder, JoinHandle};
 
 use tec_core::philox::{Noise, Stream};
 
-use super::{LoaderConfig, Placement, Resizer, Source, Stored};
+use super::{Decoder, LoaderConfig, Placement, Resizer, Source, Stored};
 use crate::{Error, Result};
-use tec_image::Decoder;
 
 /// One image to prepare and where it belongs.
 pub(super) struct Job {
