@@ -43,7 +43,7 @@ pub(super) fn flat(coefficient: i16, step: i32) -> u8 {
 
 /// One dimension, in place, each lane for itself.
 fn pass(x: &mut [Lanes; 8], shift: i32) {
-    for lane in 0..8 {
+    (0..8).for_each(|lane| {
         let [x0, x1, x2, x3, x4, x5, x6, x7] = std::array::from_fn(|at| Wide(x[at][lane]));
         let z1 = (x2 + x6) * F_0_541;
         let (even2, even3) = (z1 - x6 * F_1_847, z1 + x2 * F_0_765);
@@ -63,7 +63,7 @@ fn pass(x: &mut [Lanes; 8], shift: i32) {
             x[at][lane] = (sums[at] + odd[at]).descale(shift);
             x[7 - at][lane] = (sums[at] - odd[at]).descale(shift);
         }
-    }
+    });
 }
 
 /// 32 bits that wrap around, as damaged coefficients make them.

@@ -133,8 +133,7 @@ fn transpose(x: &mut [__m256i; 8]) {
 #[target_feature(enable = "avx2")]
 unsafe fn ycc16_avx2(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
     use super::color::{CB_B, CB_G, CR_G, CR_R, HALF};
-    let mut rgb = [[_mm256_setzero_si256(); 2]; 3];
-    for half in 0..2 {
+    let eight = |half: usize| {
         // SAFETY: eight bytes from the first or the ninth of sixteen.
         let load = |from: *const u8| unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8 * half).cast())) };
         let center = _mm256_set1_epi32(128);
@@ -150,15 +149,18 @@ unsafe fn ycc16_avx2(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
                 _mm256_srai_epi32::<16>(_mm256_add_epi32(sum, _mm256_set1_epi32(HALF))),
             )
         };
-        rgb[0][half] = rounded(scaled(cr, CR_R));
-        rgb[1][half] = rounded(_mm256_add_epi32(scaled(cb, CB_G), scaled(cr, CR_G)));
-        rgb[2][half] = rounded(scaled(cb, CB_B));
-    }
-    let channel = |pair: [__m256i; 2]| {
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(pair[0], pair[1]));
+        [
+            rounded(scaled(cr, CR_R)),
+            rounded(_mm256_add_epi32(scaled(cb, CB_G), scaled(cr, CR_G))),
+            rounded(scaled(cb, CB_B)),
+        ]
+    };
+    let ([r0, g0, b0], [r1, g1, b1]) = (eight(0), eight(1));
+    let channel = |low, high| {
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
     };
-    let (r, g, b) = (channel(rgb[0]), channel(rgb[1]), channel(rgb[2]));
+    let (r, g, b) = (channel(r0, r1), channel(g0, g1), channel(b0, b1));
     const N: i8 = -1;
     #[rustfmt::skip]
     let places = [
