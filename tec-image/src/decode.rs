@@ -3,16 +3,12 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::codecs::jpeg::JpegDecoder;
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, Limits, RgbImage};
-use zune_jpeg::JpegDecoder as StrictJpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, Limits, RgbImage};
 
-use crate::Pixels;
+use crate::jpeg::{Jpeg, Scratch};
+use crate::{Pixels, Rect, Region};
 
 /// Images of more pixels are refused: at 400 MB of RGB, they are a mistake or an attack.
 const MAX_PIXELS: u64 = 1 << 27;
@@ -41,15 +37,33 @@ pub struct ImageInfo {
 pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, String> {
     guarded(|| {
         let format = Format::of(bytes)?;
-        let mut decoder = open_decoder(bytes, format)?;
-        let (width, height) = decoder.dimensions();
-        let orientation = decoder.orientation().map_or(1, Orientation::to_exif);
+        let (mode, width, height, orientation) = match format {
+            Format::Jpeg => {
+                let jpeg = open_jpeg(bytes)?;
+                let mode = match jpeg.channels() {
+                    1 => "L",
+                    3 => "RGB",
+                    _ => "CMYK",
+                };
+                (mode, jpeg.width(), jpeg.height(), jpeg_orientation(&jpeg))
+            }
+            Format::Png => {
+                let mut png = open_png(bytes)?;
+                let (width, height) = png.dimensions();
+                (
+                    png_mode(bytes),
+                    width as usize,
+                    height as usize,
+                    png_orientation(&mut png),
+                )
+            }
+        };
         Ok(ImageInfo {
             format: format.name(),
-            mode: format.mode(bytes),
-            width: width as usize,
-            height: height as usize,
-            orientation,
+            mode,
+            width,
+            height,
+            orientation: orientation.to_exif(),
         })
     })
 }
@@ -62,21 +76,96 @@ pub fn inspect(bytes: &[u8]) -> Result<ImageInfo, String> {
 /// # Errors
 /// A reason when the bytes are no JPEG or PNG, truncated, invalid, or describe an image of more than 2^27 pixels.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
-    guarded(|| {
-        let format = Format::of(bytes)?;
-        if format == Format::Jpeg && jpeg_end(bytes).is_none() {
-            return Err("truncated JPEG: the file ends before the image does".into());
-        }
-        let mut decoder = open_decoder(bytes, format)?;
-        // An unreadable EXIF block says nothing about the pixels.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut image = match format {
-            Format::Jpeg => jpeg_image(bytes, &*decoder)?,
-            Format::Png => DynamicImage::from_decoder(decoder).map_err(|error| reason(format, &error))?,
+    Decoder::new().whole(bytes)
+}
+
+/// Decodes parts of images; keeps its buffers between calls.
+#[derive(Default)]
+pub struct Decoder {
+    scratch: Scratch,
+}
+
+impl Decoder {
+    /// A decoder without buffers yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// As [`decode`].
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn whole(&mut self, bytes: &[u8]) -> Result<Pixels, String> {
+        let all = |width, height| Region::Cut {
+            left: 0,
+            top: 0,
+            width,
+            height,
         };
-        image.apply_orientation(orientation);
-        to_pixels(image)
-    })
+        self.part(bytes, 1, all).map(|(pixels, _)| pixels)
+    }
+
+    /// Whether coded data of the JPEG decoded last were damaged, as far as they were looked at. PIL shows such an image without a
+    /// word, grey where data are missing, and so does this.
+    pub fn damaged(&self) -> bool {
+        self.scratch.damaged
+    }
+
+    /// The pixels that resizing a region of an image to a square of `size` or more needs, and where the region lies among
+    /// them. `region` is given the image's width and height, upright, and must choose within them.
+    ///
+    /// The pixels are the ones that [`decode`] gives. What of a JPEG lies outside the region is not decoded, so that damage
+    /// there goes unnoticed; a file that lacks its end is refused nevertheless.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn part(
+        &mut self,
+        bytes: &[u8],
+        size: usize,
+        region: impl FnOnce(usize, usize) -> Region,
+    ) -> Result<(Pixels, Region), String> {
+        let scratch = &mut self.scratch;
+        scratch.damaged = false;
+        guarded(move || {
+            let (image, orientation) = match Format::of(bytes)? {
+                Format::Jpeg => {
+                    let jpeg = open_jpeg(bytes)?;
+                    let (width, height) = (jpeg.width(), jpeg.height());
+                    let orientation = jpeg_orientation(&jpeg);
+                    if orientation == Orientation::NoTransforms {
+                        let region = region(width, height);
+                        let rect = region.needs(width, height, size)?;
+                        let pixels = jpeg.decode(rect, scratch).map_err(jpeg_reason)?;
+                        return Ok((pixels, region.within(rect)));
+                    }
+                    let whole = Rect {
+                        left: 0,
+                        top: 0,
+                        width,
+                        height,
+                    };
+                    (
+                        from_pixels(jpeg.decode(whole, scratch).map_err(jpeg_reason)?)?,
+                        orientation,
+                    )
+                }
+                Format::Png => {
+                    let mut png = open_png(bytes)?;
+                    let orientation = png_orientation(&mut png);
+                    (
+                        DynamicImage::from_decoder(png).map_err(|error| png_reason(&error))?,
+                        orientation,
+                    )
+                }
+            };
+            let mut image = image;
+            image.apply_orientation(orientation);
+            let pixels = to_pixels(image)?;
+            let region = region(pixels.width, pixels.height);
+            Ok((pixels, region))
+        })
+    }
 }
 
 /// Decoders are other people's code fed with files of unknown origin: one that panics has found an invalid file.
@@ -109,77 +198,85 @@ impl Format {
             Self::Png => "PNG",
         }
     }
+}
 
-    /// PIL's mode; the decoder has accepted the header before.
-    fn mode(self, bytes: &[u8]) -> &'static str {
-        match self {
-            Self::Jpeg => match jpeg_components(bytes) {
-                Some(1) => "L",
-                Some(4) => "CMYK",
-                _ => "RGB",
-            },
-            // Bit depth and color type of IHDR, which is always the first chunk.
-            Self::Png => match (bytes.get(24), bytes.get(25)) {
-                (Some(1), Some(0)) => "1",
-                (Some(16), Some(0)) => "I;16",
-                (_, Some(0)) => "L",
-                (_, Some(3)) => "P",
-                (_, Some(4)) => "LA",
-                (_, Some(6)) => "RGBA",
-                _ => "RGB",
-            },
-        }
+fn open_jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, String> {
+    let jpeg = Jpeg::open(bytes).map_err(jpeg_reason)?;
+    check_size(jpeg.width() as u64, jpeg.height() as u64)?;
+    Ok(jpeg)
+}
+
+/// An unreadable EXIF block says nothing about the pixels.
+fn jpeg_orientation(jpeg: &Jpeg) -> Orientation {
+    let exif = jpeg.exif().and_then(Orientation::from_exif_chunk);
+    exif.unwrap_or(Orientation::NoTransforms)
+}
+
+fn jpeg_reason(reason: String) -> String {
+    match reason.starts_with("truncated") {
+        true => reason,
+        false => format!("invalid JPEG: {reason}"),
     }
 }
 
-fn open_decoder<'a>(bytes: &'a [u8], format: Format) -> Result<Box<dyn ImageDecoder + 'a>, String> {
+fn open_png(bytes: &[u8]) -> Result<PngDecoder<Cursor<&[u8]>>, String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
-    let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
-        Format::Jpeg => Box::new(JpegDecoder::new(Cursor::new(bytes)).map_err(|error| reason(format, &error))?),
-        Format::Png => Box::new(
-            PngDecoder::with_limits(Cursor::new(bytes), limits.clone()).map_err(|error| reason(format, &error))?,
-        ),
-    };
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits.clone());
+    let mut decoder = decoder.map_err(|error| png_reason(&error))?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(format!("the image is empty: {width}x{height} pixels"));
     }
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(format!(
-            "{width}x{height} pixels are more than the {MAX_PIXELS} this program decodes"
-        ));
-    }
-    decoder.set_limits(limits).map_err(|error| reason(format, &error))?;
+    check_size(u64::from(width), u64::from(height))?;
+    decoder.set_limits(limits).map_err(|error| png_reason(&error))?;
     Ok(decoder)
 }
 
-/// The pixels of a JPEG, strictly: the `image` crate's way would fill what it cannot decode with grey and say nothing.
-fn jpeg_image(bytes: &[u8], header: &dyn ImageDecoder) -> Result<DynamicImage, String> {
-    let (width, height) = header.dimensions();
-    let grey = header.color_type() == ColorType::L8;
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(if grey { ColorSpace::Luma } else { ColorSpace::RGB });
-    let data = StrictJpegDecoder::new_with_options(ZCursor::new(bytes), options).decode();
-    let data = data.map_err(|error| format!("invalid JPEG: {error}"))?;
-    let image = match grey {
-        true => GrayImage::from_raw(width, height, data).map(DynamicImage::from),
-        false => RgbImage::from_raw(width, height, data).map(DynamicImage::from),
-    };
-    image.ok_or_else(|| "invalid JPEG: less data than its size needs".into())
+/// PIL's mode, from bit depth and color type of IHDR, which is always the first chunk.
+fn png_mode(bytes: &[u8]) -> &'static str {
+    match (bytes.get(24), bytes.get(25)) {
+        (Some(1), Some(0)) => "1",
+        (Some(16), Some(0)) => "I;16",
+        (_, Some(0)) => "L",
+        (_, Some(3)) => "P",
+        (_, Some(4)) => "LA",
+        (_, Some(6)) => "RGBA",
+        _ => "RGB",
+    }
 }
 
-fn reason(format: Format, error: &ImageError) -> String {
-    match error {
-        ImageError::Limits(_) => format!("{} too large to decode", format.name()),
-        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            format!("truncated {}: the file ends before the image does", format.name())
-        }
-        other => format!("invalid {}: {other}", format.name()),
+fn png_orientation(decoder: &mut PngDecoder<Cursor<&[u8]>>) -> Orientation {
+    decoder.orientation().unwrap_or(Orientation::NoTransforms)
+}
+
+fn check_size(width: u64, height: u64) -> Result<(), String> {
+    match width * height > MAX_PIXELS {
+        true => Err(format!(
+            "{width}x{height} pixels are more than the {MAX_PIXELS} this program decodes"
+        )),
+        false => Ok(()),
     }
+}
+
+fn png_reason(error: &ImageError) -> String {
+    match error {
+        ImageError::Limits(_) => "PNG too large to decode".into(),
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "truncated PNG: the file ends before the image does".into()
+        }
+        other => format!("invalid PNG: {other}"),
+    }
+}
+
+/// For turning.
+fn from_pixels(pixels: Pixels) -> Result<DynamicImage, String> {
+    let (width, height) = (pixels.width as u32, pixels.height as u32);
+    let image = match pixels.channels {
+        1 => GrayImage::from_raw(width, height, pixels.data).map(DynamicImage::from),
+        _ => RgbImage::from_raw(width, height, pixels.data).map(DynamicImage::from),
+    };
+    image.ok_or_else(|| "less data than the image's size needs".into())
 }
 
 fn to_pixels(image: DynamicImage) -> Result<Pixels, String> {
@@ -205,54 +302,6 @@ fn to_pixels(image: DynamicImage) -> Result<Pixels, String> {
     Pixels::new(width, height, channels, data)
 }
 
-/// A marker of a JPEG file with the bytes of its segment, empty for markers without one.
-struct Segment<'a> {
-    marker: u8,
-    body: &'a [u8],
-}
-
-/// Walks the markers of a JPEG file, stepping over segments (thumbnails in EXIF blocks end there) and coded data.
-fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        loop {
-            let at = rest.iter().position(|&byte| byte == 0xFF)?;
-            let marker = *rest.get(at + 1)?;
-            match marker {
-                // A fill byte: the next one may start the marker.
-                0xFF => rest = rest.get(at + 1..)?,
-                // Coded data: a stuffed 0xFF, TEM, a restart marker, a nested start.
-                0x00 | 0x01 | 0xD0..=0xD8 => rest = rest.get(at + 2..)?,
-                0xD9 => {
-                    rest = &[];
-                    return Some(Segment { marker, body: &[] });
-                }
-                _ => {
-                    let length = rest
-                        .get(at + 2..at + 4)
-                        .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))?;
-                    let end = at + 2 + usize::from(length).max(2);
-                    let body = rest.get(at + 4..end)?;
-                    rest = rest.get(end..)?;
-                    return Some(Segment { marker, body });
-                }
-            }
-        }
-    })
-}
-
-/// The end-of-image marker, which a truncated file lacks. The decoder itself would fill the missing part with grey.
-fn jpeg_end(bytes: &[u8]) -> Option<()> {
-    jpeg_segments(bytes).find(|segment| segment.marker == 0xD9).map(|_| ())
-}
-
-fn jpeg_components(bytes: &[u8]) -> Option<u8> {
-    let is_frame = |marker: u8| matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
-    jpeg_segments(bytes)
-        .find(|segment| is_frame(segment.marker))
-        .and_then(|frame| frame.body.get(5).copied())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +309,6 @@ mod tests {
     use image::codecs::jpeg::JpegEncoder;
     use image::{ExtendedColorType, ImageEncoder};
     use std::io::Write;
-    use std::path::Path;
 
     /// A PNG written chunk by chunk: `rows` are the scanlines, each after its filter byte.
     fn png(width: u32, height: u32, depth: u8, color: u8, extra: &[(&[u8; 4], &[u8])], rows: &[u8]) -> Vec<u8> {
@@ -461,18 +509,6 @@ mod tests {
         assert!(inspect(b"text").is_err());
     }
 
-    #[test]
-    fn stuffed_bytes_and_thumbnails_do_not_end_a_jpeg() {
-        // A thumbnail's end inside an EXIF block, then coded data with a stuffed 0xFF and restart and fill bytes.
-        let bytes = [
-            0xFF, 0xD8, 0xFF, 0xE1, 0, 6, 0xFF, 0xD8, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xFF, 0xD0, 0xFF, 0xFF,
-            0xD9,
-        ];
-        assert!(jpeg_end(&bytes).is_some());
-        assert!(jpeg_end(&bytes[..bytes.len() - 1]).is_none());
-        assert!(jpeg_end(&bytes[..10]).is_none());
-    }
-
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
         #[test]
@@ -492,51 +528,6 @@ mod tests {
             let _ = inspect(&bytes);
             if let Ok(image) = decode(&bytes) {
                 proptest::prop_assert_eq!(image.data.len(), image.width * image.height * image.channels);
-            }
-        }
-    }
-
-    /// Files that PIL shows nevertheless: data with a wrong checksum, a segment too short for what it declares, a Huffman
-    /// code that the decoder here does not know.
-    const STRICTER: [&str; 3] = [
-        "pillow_broken_data_stream.png",
-        "pillow_truncated_app14.jpg",
-        "pillow_hopper_bad_exif.jpg",
-    ];
-
-    /// PIL's view of awkward real files, where the shared data are at hand.
-    #[test]
-    fn awkward_files_decode_as_in_pil() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/decoder_edge_cases");
-        let Ok(manifest) = std::fs::read_to_string(folder.join("MANIFEST.tsv")) else {
-            println!("not run: there is no {}", folder.display());
-            return;
-        };
-        for line in manifest.lines().skip(1) {
-            let fields: Vec<&str> = line.split('\t').collect();
-            let (name, mode, size, decodes) = (fields[0], fields[3], fields[4], fields[8] == "ok");
-            let bytes = std::fs::read(folder.join(name)).unwrap();
-            let decoded = decode(&bytes);
-            if STRICTER.contains(&name) {
-                assert!(decoded.is_err(), "{name}");
-                continue;
-            }
-            assert_eq!(decoded.is_ok(), decodes, "{name}: {decoded:?}");
-            let info = inspect(&bytes).unwrap();
-            assert_eq!(
-                (info.mode, format!("{}x{}", info.width, info.height)),
-                (mode, size.to_string()),
-                "{name}"
-            );
-            let orientation = fields[6].parse().unwrap_or(1);
-            assert_eq!(info.orientation, orientation, "{name}");
-            if let Ok(image) = decoded {
-                let turned = if orientation > 4 {
-                    (info.height, info.width)
-                } else {
-                    (info.width, info.height)
-                };
-                assert_eq!((image.width, image.height), turned, "{name}");
             }
         }
     }

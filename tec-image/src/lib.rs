@@ -5,9 +5,11 @@
 //! with every change of what uses it.
 
 mod decode;
+mod jpeg;
 mod pixels;
 mod resize;
 
-pub use decode::{ImageInfo, decode, inspect};
+pub use decode::{Decoder, ImageInfo, decode, inspect};
+use jpeg::Rect;
 pub use pixels::{Pixels, check_channels, flip_horizontal};
 pub use resize::{Region, Resizer};

@@ -6,7 +6,7 @@ use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer as Engine};
 
-use crate::Pixels;
+use crate::{Pixels, Rect};
 
 /// A part of an image, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,83 @@ impl Region {
             height: pixels.height,
         }
     }
+
+    /// The pixels of an image that resizing the region to a square of `size` pixels or more looks at.
+    ///
+    /// # Errors
+    /// A reason when the region is empty or reaches outside.
+    pub(crate) fn needs(&self, width: usize, height: usize, size: usize) -> Result<Rect, String> {
+        let rect = match *self {
+            Self::Cut {
+                left,
+                top,
+                width,
+                height,
+            } => Rect {
+                left,
+                top,
+                width,
+                height,
+            },
+            Self::Window {
+                left: x,
+                top: y,
+                width: columns,
+                height: rows,
+            } => {
+                let (x, y) = (reached(x, columns, size, width), reached(y, rows, size, height));
+                Rect {
+                    left: x.start,
+                    top: y.start,
+                    width: x.len(),
+                    height: y.len(),
+                }
+            }
+        };
+        let inside = |start: usize, side: usize, all: usize| side > 0 && start <= all && side <= all - start;
+        match inside(rect.left, rect.width, width) && inside(rect.top, rect.height, height) {
+            true => Ok(rect),
+            false => Err(format!(
+                "there is nothing to resize: {self:?} of {width}x{height} pixels"
+            )),
+        }
+    }
+
+    /// The same region among the pixels of `rect`.
+    pub(crate) fn within(self, rect: Rect) -> Self {
+        match self {
+            Self::Cut {
+                left,
+                top,
+                width,
+                height,
+            } => Self::Cut {
+                left: left - rect.left,
+                top: top - rect.top,
+                width,
+                height,
+            },
+            Self::Window {
+                left,
+                top,
+                width,
+                height,
+            } => Self::Window {
+                left: left - rect.left as f64,
+                top: top - rect.top as f64,
+                width,
+                height,
+            },
+        }
+    }
+}
+
+/// The pixels of a side of `all` that resizing a stretch of it to `size` looks at.
+fn reached(start: f64, length: f64, size: usize, all: usize) -> Range<usize> {
+    let reach = SUPPORT * (length / size as f64).max(1.0) + 1.0;
+    let first = (start - reach).max(0.0) as usize;
+    let last = ((start + length + reach).ceil() as usize).min(all);
+    first..last
 }
 
 /// How far bicubic convolution reaches, in pixels of the coarser of the two images.
@@ -142,14 +219,13 @@ impl Span {
                 width,
                 height,
             } => {
-                let reach = SUPPORT * (height / size as f64).max(1.0) + 1.0;
-                let first = (top - reach).max(0.0) as usize;
-                let last = ((top + height + reach).ceil() as usize).min(pixels.height);
+                let rows = reached(top, height, size, pixels.height);
+                let first = rows.start as f64;
                 Self {
                     columns: 0..pixels.width,
-                    rows: first..last,
+                    rows,
                     left,
-                    top: top - first as f64,
+                    top: top - first,
                     width,
                     height,
                 }

@@ -78,13 +78,14 @@ fn facts(path: &Path) -> Result<Value> {
         ));
     }
     // What the header says and whether the whole decodes are two things.
-    let reason = info.as_ref().err().cloned().or_else(|| data::decode(&bytes).err());
+    let mut decoder = data::Decoder::new();
+    let reason = info.as_ref().err().cloned().or_else(|| decoder.whole(&bytes).err());
     let info = info.ok();
     let info = info.as_ref();
     Ok(json!({
         "kind": "image", "format": info.map(|i| i.format), "decoded": reason.is_none(), "mode": info.map(|i| i.mode),
         "width": info.map(|i| i.width), "height": info.map(|i| i.height), "orientation": info.map(|i| i.orientation),
-        "reason": reason,
+        "reason": reason, "damaged": decoder.damaged(),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! The `tec` command: pretrain, evaluate, export, quantize, embed, inspect, check conformance.
+//! The `tec` command: pretrain, evaluate, export, quantize, embed, measure, inspect, check conformance.
 
 mod bench;
 mod conformance;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Pixels, Source, read_image};
+use super::folder::read_file;
+use super::{Pixels, Source, Stored};
 
 /// Single image files in a given order, without classes.
 pub struct Files(Vec<PathBuf>);
@@ -32,7 +33,11 @@ impl Source for Files {
     }
 
     fn load(&self, index: usize) -> Result<Pixels, String> {
+        self.read(index)?.decode()
+    }
+
+    fn read(&self, index: usize) -> Result<Stored, String> {
         let path = self.0.get(index).ok_or_else(|| format!("there is no image {index}"))?;
-        read_image(path)
+        read_file(path).map(Stored::File)
     }
 }

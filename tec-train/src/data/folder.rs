@@ -1,18 +1,18 @@
 //! A folder of JPEG and PNG files.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
-use std::ops::Range;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{Pixels, Source, decode};
+use super::paths::Paths;
+use super::{Pixels, Source, Stored, decode};
 use crate::{Error, Result};
 
 /// Files above this size are not read: no photograph is so large.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// All JPEG and PNG files below a folder, sorted by the bytes of their paths.
 ///
@@ -21,12 +21,10 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 /// dot and broken links are ignored and counted.
 pub struct Folder {
     root: PathBuf,
-    /// The paths below the root, joined: millions of files need one allocation, not one each.
-    paths: Vec<u8>,
-    /// Where each image's path lies in `paths`, in order.
-    spans: Vec<Range<usize>>,
-    /// A class for each image, or empty.
-    labels: Vec<u32>,
+    /// The paths below the root.
+    paths: Paths,
+    /// The first image of each class, in order, and which class it is: the images of a class are neighbors.
+    starts: Vec<(u32, u32)>,
     classes: Vec<String>,
     ignored: usize,
 }
@@ -49,28 +47,26 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return fail("not a folder; give a folder of images".into()),
             Ok(_) => {}
         }
-        let mut folder = Self {
-            root: root.clone(),
-            paths: Vec::new(),
-            spans: Vec::new(),
-            labels: Vec::new(),
-            classes: Vec::new(),
-            ignored: 0,
-        };
-        folder.walk()?;
-        match (folder.spans.is_empty(), folder.ignored) {
-            (true, 0) => fail("the folder is empty; put JPEG or PNG images into it".into()),
-            (true, others) => fail(format!(
-                "no JPEG or PNG among {others} file{}; give a folder with .jpg, .jpeg or .png files",
-                if others == 1 { "" } else { "s" }
-            )),
-            (false, _) => {
-                let Self { paths, spans, .. } = &mut folder;
-                spans.sort_unstable_by(|a, b| paths[a.clone()].cmp(&paths[b.clone()]));
-                folder.classify();
-                Ok(folder)
-            }
+        let found = Found::below(&root)?;
+        if found.starts.is_empty() {
+            return match found.ignored {
+                0 => fail("the folder is empty; put JPEG or PNG images into it".into()),
+                others => fail(format!(
+                    "no JPEG or PNG among {others} file{}; give a folder with .jpg, .jpeg or .png files",
+                    if others == 1 { "" } else { "s" }
+                )),
+            };
         }
+        let ignored = found.ignored;
+        let paths = found.sorted();
+        let (starts, classes) = classify(&paths);
+        Ok(Self {
+            root,
+            paths,
+            starts,
+            classes,
+            ignored,
+        })
     }
 
     /// How many files and links below the folder were passed over because they are no JPEG or PNG.
@@ -80,26 +76,34 @@ impl Folder {
 
     /// The path of image `index`, including the folder's own.
     pub fn path(&self, index: usize) -> PathBuf {
-        self.root.join(bytes_path(self.relative(index)))
+        self.root.join(bytes_path(&self.paths.name(index)))
     }
+}
 
-    fn relative(&self, index: usize) -> &[u8] {
-        &self.paths[self.spans[index].clone()]
-    }
+/// Paths as they are found, before they have an order.
+#[derive(Default)]
+struct Found {
+    /// Each with its length in two bytes before it: millions of files need one allocation, not one each.
+    paths: Vec<u8>,
+    starts: Vec<u64>,
+    ignored: usize,
+}
 
-    fn walk(&mut self) -> Result<()> {
+impl Found {
+    fn below(root: &Path) -> Result<Self> {
+        let mut found = Self::default();
         let visible = |name: &OsStr| !name.as_encoded_bytes().starts_with(b".");
-        let entries = WalkDir::new(&self.root).follow_links(true).into_iter();
-        let mut ignored = 0;
+        let entries = WalkDir::new(root).follow_links(true).into_iter();
+        let mut hidden = 0;
         for entry in
-            entries.filter_entry(|entry| entry.depth() == 0 || visible(entry.file_name()) || count(&mut ignored))
+            entries.filter_entry(|entry| entry.depth() == 0 || visible(entry.file_name()) || count(&mut hidden))
         {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    let path = error.path().unwrap_or(&self.root).to_path_buf();
+                    let path = error.path().unwrap_or(root).to_path_buf();
                     if path.is_symlink() {
-                        self.ignored += 1;
+                        found.ignored += 1;
                         continue;
                     }
                     let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
@@ -112,52 +116,79 @@ impl Folder {
             if entry.file_type().is_dir() {
                 continue;
             }
-            let relative = entry.path().strip_prefix(&self.root).ok().and_then(path_bytes);
-            match relative {
-                Some(bytes) if entry.file_type().is_file() && has_image_extension(entry.path()) => {
-                    let start = self.paths.len();
-                    self.paths.extend_from_slice(bytes);
-                    self.spans.push(start..self.paths.len());
+            let image = entry.file_type().is_file() && has_image_extension(entry.path());
+            let relative = entry.path().strip_prefix(root).ok().and_then(path_bytes);
+            match relative.map(|bytes| (bytes, u16::try_from(bytes.len()))) {
+                Some((bytes, Ok(length))) if image => {
+                    found.starts.push(found.paths.len() as u64);
+                    found.paths.extend_from_slice(&length.to_le_bytes());
+                    found.paths.extend_from_slice(bytes);
                 }
-                _ => self.ignored += 1,
+                _ => found.ignored += 1,
             }
         }
-        self.ignored += ignored;
-        Ok(())
+        found.ignored += hidden;
+        Ok(found)
     }
 
-    fn classify(&mut self) {
-        let mut numbers = BTreeMap::new();
-        for index in 0..self.spans.len() {
-            match first_component(self.relative(index)) {
-                Some(class) => numbers.entry(class.to_vec()).or_insert(0),
-                None => return,
-            };
-        }
-        for (number, entry) in numbers.values_mut().enumerate() {
-            *entry = number as u32;
-        }
-        self.labels = (0..self.spans.len())
-            .filter_map(|index| first_component(self.relative(index)).and_then(|class| numbers.get(class).copied()))
-            .collect();
-        self.classes = numbers
-            .keys()
-            .map(|class| String::from_utf8_lossy(class).into_owned())
-            .collect();
+    /// In the order of their bytes.
+    fn sorted(self) -> Paths {
+        let Self { paths, mut starts, .. } = self;
+        let path = |start: u64| {
+            let start = start as usize;
+            let length = usize::from(u16::from_le_bytes([paths[start], paths[start + 1]]));
+            &paths[start + 2..start + 2 + length]
+        };
+        starts.sort_unstable_by(|&a, &b| path(a).cmp(path(b)));
+        let mut sorted = Paths::default();
+        starts.iter().for_each(|&start| sorted.push(path(start)));
+        sorted.shrink();
+        sorted
     }
+}
+
+/// Where each class begins and the classes' names; nothing if an image lies in no subfolder.
+fn classify(paths: &Paths) -> (Vec<(u32, u32)>, Vec<String>) {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut starts = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        let Some(class) = first_component(&path) else {
+            return (Vec::new(), Vec::new());
+        };
+        if names.last().is_none_or(|last| last != class) {
+            names.push(class.to_vec());
+            starts.push(index as u32);
+        }
+    }
+    // The paths' order is not quite the names': "a-b/" comes before "a/", but "a" before "a-b".
+    let mut order: Vec<_> = (0..names.len()).collect();
+    order.sort_by(|&a, &b| names[a].cmp(&names[b]));
+    let mut numbers = vec![0; names.len()];
+    for (number, &at) in order.iter().enumerate() {
+        numbers[at] = number as u32;
+    }
+    let classes = order
+        .iter()
+        .map(|&at| String::from_utf8_lossy(&names[at]).into_owned())
+        .collect();
+    (starts.into_iter().zip(numbers).collect(), classes)
 }
 
 impl Source for Folder {
     fn len(&self) -> usize {
-        self.spans.len()
+        self.paths.len()
     }
 
     fn name(&self, index: usize) -> String {
-        String::from_utf8_lossy(self.relative(index)).into_owned()
+        self.paths.text(index)
     }
 
     fn label(&self, index: usize) -> Option<u32> {
-        self.labels.get(index).copied()
+        if index >= self.len() {
+            return None;
+        }
+        let after = self.starts.partition_point(|&(start, _)| start as usize <= index);
+        self.starts.get(after.checked_sub(1)?).map(|&(_, class)| class)
     }
 
     fn classes(&self) -> &[String] {
@@ -165,7 +196,14 @@ impl Source for Folder {
     }
 
     fn load(&self, index: usize) -> Result<Pixels, String> {
-        read_image(&self.path(index))
+        self.read(index)?.decode()
+    }
+
+    fn read(&self, index: usize) -> Result<Stored, String> {
+        if index >= self.len() {
+            return Err(format!("there is no image {index}"));
+        }
+        read_file(&self.path(index)).map(Stored::File)
     }
 
     fn summary(&self) -> String {
@@ -185,11 +223,24 @@ impl Source for Folder {
 /// # Errors
 /// The reason why it cannot be read or decoded.
 pub fn read_image(path: &Path) -> Result<Pixels, String> {
-    let size = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    decode(&read_file(path)?)
+}
+
+/// The bytes of an image's file.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut file = File::open(path).map_err(text)?;
+    let size = file.metadata().map_err(text)?.len();
     if size > MAX_FILE_BYTES {
         return Err(format!("{size} bytes are too large for an image"));
     }
-    decode(&fs::read(path).map_err(|error| error.to_string())?)
+    // One more, so that the end is seen without growing.
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    file.by_ref()
+        .take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(text)?;
+    Ok(bytes)
 }
 
 /// Counts a hidden entry while refusing it.
@@ -198,7 +249,7 @@ fn count(ignored: &mut usize) -> bool {
     false
 }
 
-fn has_image_extension(path: &Path) -> bool {
+pub(super) fn has_image_extension(path: &Path) -> bool {
     let known = |extension: &OsStr| {
         ["jpg", "jpeg", "png"]
             .iter()
@@ -220,7 +271,7 @@ fn path_bytes(path: &Path) -> Option<&[u8]> {
 }
 
 #[cfg(unix)]
-fn bytes_path(bytes: &[u8]) -> PathBuf {
+pub(super) fn bytes_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes))
 }
 
@@ -231,7 +282,7 @@ fn path_bytes(path: &Path) -> Option<&[u8]> {
 }
 
 #[cfg(not(unix))]
-fn bytes_path(bytes: &[u8]) -> PathBuf {
+pub(super) fn bytes_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }
 

@@ -3,8 +3,30 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Pixels;
+use super::{Pixels, decode};
 use crate::{Error, Result};
+
+/// An image as a source keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The bytes of a JPEG or PNG file, of which a crop may need only a part.
+    File(Vec<u8>),
+    /// Its pixels.
+    Pixels(Pixels),
+}
+
+impl Stored {
+    /// All its pixels, grey or RGB as it is stored.
+    ///
+    /// # Errors
+    /// The reason why it cannot be decoded.
+    pub fn decode(self) -> Result<Pixels, String> {
+        match self {
+            Self::File(bytes) => decode(&bytes),
+            Self::Pixels(pixels) => Ok(pixels),
+        }
+    }
+}
 
 /// A numbered collection of images, perhaps labelled. Numbers are stable: the same source opened again gives the same
 /// image for the same number, which is what seeds, masks and resumed runs count on.
@@ -31,6 +53,14 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// The reason why this image cannot be used; the others still can.
     fn load(&self, index: usize) -> Result<Pixels, String>;
+
+    /// Image `index` undecoded, where the source has it so; a loader then decodes only what its crop needs.
+    ///
+    /// # Errors
+    /// As [`Source::load`]. Bytes may turn out to be no image later.
+    fn read(&self, index: usize) -> Result<Stored, String> {
+        self.load(index).map(Stored::Pixels)
+    }
 
     /// One line on what was found, for the start of a run.
     fn summary(&self) -> String {
@@ -95,6 +125,10 @@ impl Source for Subset {
 
     fn load(&self, index: usize) -> Result<Pixels, String> {
         self.source.load(self.index(index))
+    }
+
+    fn read(&self, index: usize) -> Result<Stored, String> {
+        self.source.read(self.index(index))
     }
 }
 

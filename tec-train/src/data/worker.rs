@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use tec_core::philox::{Noise, Stream};
 
-use super::{LoaderConfig, Resizer, Source};
+use super::{Decoder, LoaderConfig, Placement, Resizer, Source, Stored};
 use crate::{Error, Result};
 
 /// One image to prepare and where it belongs.
@@ -110,14 +110,14 @@ fn work(
     results: &Sender<Done>,
     stop: &AtomicBool,
 ) {
-    let mut resizer = Resizer::new();
+    let mut tools = Tools::default();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(source, config, &job, &mut resizer)));
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(source, config, &job, &mut tools)));
         let outcome = match prepared {
             Ok(Ok(prepared)) => Outcome::Ready(prepared),
             Ok(Err(reason)) => Outcome::Skipped(reason),
@@ -136,21 +136,53 @@ fn work(
     }
 }
 
-fn prepare(source: &dyn Source, config: &LoaderConfig, job: &Job, resizer: &mut Resizer) -> Result<Prepared, String> {
-    let image = source.load(job.sample as usize)?.into_channels(config.channels)?;
+/// What a thread keeps between images.
+#[derive(Default)]
+struct Tools {
+    decoder: Decoder,
+    resizer: Resizer,
+}
+
+fn prepare(source: &dyn Source, config: &LoaderConfig, job: &Job, tools: &mut Tools) -> Result<Prepared, String> {
     let noise = Noise {
         seed: config.seed,
         epoch: job.epoch,
         sample: job.sample,
         stream: Stream::Augment,
     };
-    let placement = config
-        .augment
-        .place(image.width, image.height, config.image_size, &noise);
-    let pixels = placement.take(&image, config.image_size, resizer)?;
-    let pixels2 = match config.second_size {
-        Some(size) => placement.take(&image, size, resizer)?,
-        None => Vec::new(),
+    let place = |width, height| config.augment.place(width, height, config.image_size, &noise);
+    let (image, placement) = match source.read(job.sample as usize)? {
+        Stored::Pixels(image) => {
+            let placement = place(image.width, image.height);
+            (image, placement)
+        }
+        Stored::File(bytes) => {
+            let smallest = config
+                .second_size
+                .map_or(config.image_size, |size| size.min(config.image_size));
+            let mut flip = false;
+            let (image, region) = tools.decoder.part(&bytes, smallest, |width, height| {
+                let placement = place(width, height);
+                flip = placement.flip;
+                placement.region
+            })?;
+            (image, Placement { region, flip })
+        }
     };
+    // Grey is repeated last, which gives the same values; RGB becomes grey first, as PIL's users do it.
+    let image = if config.channels < image.channels {
+        image.into_channels(config.channels)?
+    } else {
+        image
+    };
+    let mut take = |size| {
+        let square = placement.take(&image, size, &mut tools.resizer)?;
+        Ok::<_, String>(match image.channels < config.channels {
+            true => square.into_iter().flat_map(|grey| [grey; 3]).collect(),
+            false => square,
+        })
+    };
+    let pixels = take(config.image_size)?;
+    let pixels2 = config.second_size.map_or(Ok(Vec::new()), take)?;
     Ok(Prepared { pixels, pixels2 })
 }

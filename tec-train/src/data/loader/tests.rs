@@ -102,6 +102,135 @@ fn batches_do_not_depend_on_threads_or_prefetch() {
     }
 }
 
+/// Every kind of source, its images of several sizes and kinds: files that are decoded in part, missing ones, pixels.
+#[test]
+fn no_source_depends_on_threads() {
+    let material = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let dir = tempfile::tempdir().unwrap();
+    let shard = crate::data::open(material.join("shard-00.tar")).unwrap();
+    let mut list = String::new();
+    for index in 0..shard.len() {
+        let crate::data::Stored::File(bytes) = shard.read(index).unwrap() else {
+            panic!("tar files hold files")
+        };
+        std::fs::write(dir.path().join(format!("{index}.jpg")), bytes).unwrap();
+        list += &format!("{index}.jpg\tclass\nmissing-{index}.jpg\tclass\n");
+    }
+    std::fs::write(dir.path().join("list.txt"), list).unwrap();
+    std::fs::write(
+        dir.path().join("cifar.bin"),
+        (0..4 * 3073_u32).map(|at| (at % 10) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let open = |path: std::path::PathBuf| -> Arc<dyn Source> { Arc::from(crate::data::open(path).unwrap()) };
+    let sources = [
+        images(9),
+        open(dir.path().into()),
+        open(dir.path().join("list.txt")),
+        open(dir.path().join("cifar.bin")),
+        open(material.join("shard-{00..01}.tar")),
+        open(material.join("hf.parquet")),
+        open(material.join("plain.parquet")),
+    ];
+    for (number, source) in sources.iter().enumerate() {
+        for (order, augment) in [
+            (
+                Order::Shuffled { drop_last: false },
+                LoaderConfig::train(8, 3, 2, 7).augment,
+            ),
+            (Order::Sequential, Augment::Eval),
+        ] {
+            let batches = |threads| {
+                let config = LoaderConfig {
+                    threads,
+                    second_size: Some(6),
+                    order,
+                    augment,
+                    ..LoaderConfig::train(8, 3, 2, 7)
+                };
+                collect(&Loader::new(Arc::clone(source), config).unwrap(), 0, 0, 4)
+            };
+            let one = batches(1);
+            assert!(one.iter().any(|batch| !batch.is_empty()));
+            for threads in [2, 16] {
+                assert_eq!(batches(threads), one, "source {number}, {threads} threads");
+            }
+            // What a loader makes of a part is what it makes of the whole.
+            let whole = Arc::new(Whole(Arc::clone(source)));
+            let config = LoaderConfig {
+                threads: 1,
+                second_size: Some(6),
+                order,
+                augment,
+                ..LoaderConfig::train(8, 3, 2, 7)
+            };
+            let wholes = collect(&Loader::new(whole, config).unwrap(), 0, 0, 4);
+            for (a, b) in one.iter().zip(&wholes) {
+                assert_eq!((&a.samples, &a.labels), (&b.samples, &b.labels));
+                let off = a.pixels.iter().chain(&a.pixels2).zip(b.pixels.iter().chain(&b.pixels2));
+                let off = off.map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+                assert!(off <= 1, "source {number}: {off}");
+            }
+        }
+    }
+}
+
+/// A source whose images are always decoded whole.
+struct Whole(Arc<dyn Source>);
+
+impl Source for Whole {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn name(&self, index: usize) -> String {
+        self.0.name(index)
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.0.label(index)
+    }
+    fn classes(&self) -> &[String] {
+        self.0.classes()
+    }
+    fn load(&self, index: usize) -> Result<Pixels, String> {
+        self.0.load(index)
+    }
+}
+
+/// While the caller does something else, no more than `1 + prefetch` batches are prepared.
+#[test]
+fn a_slow_consumer_does_not_grow_memory() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    struct Counted(Arc<dyn Source>, AtomicUsize);
+    impl Source for Counted {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn name(&self, index: usize) -> String {
+            self.0.name(index)
+        }
+        fn label(&self, index: usize) -> Option<u32> {
+            self.0.label(index)
+        }
+        fn classes(&self) -> &[String] {
+            self.0.classes()
+        }
+        fn load(&self, index: usize) -> Result<Pixels, String> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            self.0.load(index)
+        }
+    }
+    let source = Arc::new(Counted(images(500), AtomicUsize::new(0)));
+    let loader = Loader::new(Arc::clone(&source) as Arc<dyn Source>, config(5, 4)).unwrap();
+    let mut batches = loader.batches(0, 0, 1).unwrap();
+    for taken in 1..=3 {
+        batches.next().unwrap().unwrap();
+        // Beyond those taken, 1 + `prefetch` are prepared.
+        std::thread::sleep(Duration::from_millis(100));
+        let read = source.1.load(Ordering::SeqCst);
+        assert_eq!(read, 5 * (taken + 3), "after {taken} batches");
+    }
+}
+
 #[test]
 fn resuming_continues_where_it_stopped() {
     let loader = Loader::new(images(50), config(7, 2)).unwrap();
