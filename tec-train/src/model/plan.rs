@@ -110,7 +110,9 @@ impl Plan {
             }
         }
         let (normalization, normalization_from) = normalization(family, &sidecar, metadata.as_ref(), config.channels);
-        let said = metadata.is_some() || sidecar.colors.is_some();
+        // Of CLIP's towers, the activation is in doubt too.
+        let activation_said = sidecar.activation.is_some() || !family.key.contains("clip");
+        let said = metadata.is_some() || sidecar.colors.is_some() && activation_said;
         if !said && !family.unsure.is_empty() && !openai {
             notes.push(format!("the file does not say: {}", family.unsure));
         }

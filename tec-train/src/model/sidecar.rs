@@ -65,7 +65,12 @@ impl Sidecar {
         self.kind = text(config, "model_type").or_else(|| text(config, "architecture"));
         // timm: everything but the normalization follows from the architecture's name.
         if let Some(architecture) = text(config, "architecture") {
-            self.activation = architecture.contains("quickgelu").then_some(Ok(Activation::QuickGelu));
+            self.dim = config.get("num_features").and_then(Value::as_u64).map(|n| n as usize);
+            self.activation = if architecture.contains("quickgelu") {
+                Some(Ok(Activation::QuickGelu))
+            } else {
+                architecture.contains("clip").then_some(Ok(Activation::Gelu))
+            };
             let pretrained = config.get("pretrained_cfg").unwrap_or(config);
             if let Some((mean, std)) = colors(pretrained, "mean", "std") {
                 self.colors = Some((mean, std, "config.json"));

@@ -174,10 +174,14 @@ impl WeightsFile {
         let part = self.parts.len();
         if begin.get(8) != Some(&b'{') {
             // Whatever has not the beginning of a safetensors file is PyTorch's, or is told apart there.
-            if begin.is_empty() || begin.starts_with(b"version https://git-lfs") {
-                return Err(refused(not_safetensors(&begin, "its header is missing")));
-            }
-            let file = TensorFile::open(path).map_err(|error| refused(error.advice(path)))?;
+            let file = TensorFile::open(path).map_err(|error| {
+                refused(match error {
+                    tec_pth::Error::Foreign(reason) => {
+                        format!("is no safetensors file and no PyTorch checkpoint: {reason}")
+                    }
+                    other => other.advice(path),
+                })
+            })?;
             for (name, info) in file.tensors() {
                 let stored = Stored {
                     shape: info.shape.clone(),

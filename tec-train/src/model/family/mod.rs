@@ -19,7 +19,7 @@ pub(crate) const IMAGENET: Colors = (crate::data::IMAGENET_MEAN, crate::data::IM
 pub(crate) const HALF: Colors = ([0.5; 3], [0.5; 3]);
 pub(crate) const CLIP: Colors = (
     [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    [0.268_629_54, 0.261_302_58, 0.275_777_11],
+    [0.268_629_54, 0.261_302_6, 0.275_777_1],
 );
 
 /// One family.
