@@ -29,7 +29,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// Opens `encoder.tec` (by its first bytes) or a safetensors checkpoint.
+    /// Opens `encoder.tec` (by its first bytes), a safetensors or PyTorch checkpoint, or a folder of Hugging Face.
     ///
     /// # Errors
     /// A file that is neither, with the reason.
@@ -38,6 +38,9 @@ impl Encoder {
             path: path.to_path_buf(),
             reason,
         };
+        if path.is_dir() {
+            return Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?);
+        }
         let mut start = [0; tec_edge::format::MAGIC.len()];
         let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
         read.map_err(|e| fail(format!("cannot be read: {e}")))?;
@@ -47,16 +50,13 @@ impl Encoder {
         Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?)
     }
 
-    /// An f32 encoder; without metadata its input is normalized as ImageNet's.
+    /// An f32 encoder; where nothing says how its input is normalized, as ImageNet's.
     ///
     /// # Errors
     /// Channels other than 1 or 3.
     pub fn float(vit: Vit) -> Result<Self> {
-        let normalization = match vit.metadata() {
-            Some(m) => Normalization {
-                mean: m.mean.clone(),
-                std: m.std.clone(),
-            },
+        let normalization = match vit.normalization() {
+            Some(known) => known.clone(),
             None => Normalization::imagenet(vit.config().channels)?,
         };
         Ok(Self::Float {
@@ -104,11 +104,7 @@ impl Encoder {
                     normalization,
                     &Device::Cpu,
                 )?;
-                let tokens = vit.tokens(&images)?;
-                let pooled = match pool {
-                    Pool::Cls => tokens.narrow(1, 0, 1)?.squeeze(1)?,
-                    Pool::Mean => tokens.narrow(1, 1, tokens.dim(1)? - 1)?.mean(1)?,
-                };
+                let pooled = vit.pool(&vit.tokens(&images)?, pool)?;
                 Ok(pooled.flatten_all()?.to_vec1()?)
             }
             Self::Device(edge) => edge.embed(pixels, count, pool),

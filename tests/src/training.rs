@@ -216,6 +216,7 @@ fn targets(goldens: &Goldens, device: &Device) -> Result<Targets> {
     let options = LoadOptions {
         heads: Some(goldens.count(&["config", "base", "heads"])?),
         prefix: Some("base.".into()),
+        ..LoadOptions::default()
     };
     let base = Vit::load(goldens.path(), &options, device)?;
     if *base.config() != encoder_config(goldens, "base")? {

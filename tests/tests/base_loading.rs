@@ -8,7 +8,7 @@ use serde_json::Value;
 use tec_conformance::max_error;
 use tec_train::model::{
     BaseConfig, Checkpoint, DecoderConfig, EncoderMetadata, LoadOptions, Mae, MaeConfig, Masks, Observer, Pool, Site,
-    Tec, TecConfig, Vit, VitConfig,
+    Tec, TecConfig, Vit, VitConfig, inspect,
 };
 
 const CPU: Device = Device::Cpu;
@@ -83,7 +83,7 @@ fn tokens(vit: &Vit) -> Vec<f32> {
 fn heads(heads: usize) -> LoadOptions {
     LoadOptions {
         heads: Some(heads),
-        prefix: None,
+        ..LoadOptions::default()
     }
 }
 
@@ -211,7 +211,10 @@ fn a_run_with_prefix_and_optimizer_state_is_a_base() {
         ..heads(3)
     };
     let message = Vit::load(&path, &wrong, &CPU).unwrap_err().to_string();
-    assert!(message.contains("patch_embed.proj.weight"), "{message}");
+    assert!(
+        message.contains("model.blocks.0") || message.contains("class token"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -237,19 +240,19 @@ fn misfits_are_listed_by_name() {
         ),
         (
             change(|t| add(t, "blocks.0.ls1.gamma", &[24])),
-            vec!["1 unexpected", "blocks.0.ls1.gamma", "LayerScale"],
+            vec!["3 missing", "blocks.0.ls2.gamma", "blocks.1.ls1.gamma"],
         ),
         (
-            change(|t| add(t, "reg_token", &[1, 4, 24])),
-            vec!["reg_token", "register tokens"],
+            change(|t| add(t, "reg_token", &[1, 4, 23])),
+            vec!["reg_token", "[1, registers, 24]"],
         ),
         (
             change(|t| add(t, "blocks.0.attn.proj.weight", &[24, 12])),
             vec!["blocks.0.attn.proj.weight", "expected [24, 24]", "found [24, 12]"],
         ),
         (
-            change(|t| add(t, "pos_embed", &[1, 16, 24])),
-            vec!["pos_embed", "[1, 16, 24]", "class token"],
+            change(|t| add(t, "pos_embed", &[1, 15, 24])),
+            vec!["pos_embed", "[1, 15, 24]", "class token"],
         ),
         (
             change(|t| add(t, "patch_embed.proj.weight", &[24, 3, 4, 2])),
@@ -265,11 +268,11 @@ fn misfits_are_listed_by_name() {
         ),
         (
             change(|t| drop(t.remove("patch_embed.proj.weight"))),
-            vec!["no plain vision transformer", "29 tensors"],
+            vec!["no vision transformer", "29 tensors"],
         ),
         (
             change(|t| t.retain(|name, _| name == "none")),
-            vec!["no plain vision transformer", "no tensors"],
+            vec!["no vision transformer", "no tensors"],
         ),
     ] {
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
@@ -284,7 +287,7 @@ fn add(tensors: &mut HashMap<String, Tensor>, name: &str, shape: &[usize]) {
 fn heads_must_be_known_and_possible() {
     let (_folder, path) = file(encoder_tensors(), &[]);
     let message = Vit::load(&path, &LoadOptions::default(), &CPU).unwrap_err().to_string();
-    assert!(message.contains("`heads`") && message.contains("24"), "{message}");
+    assert!(message.contains("`base.heads`") && message.contains("24"), "{message}");
     let message = Vit::load(&path, &heads(5), &CPU).unwrap_err().to_string();
     assert!(message.contains("`heads` 5"), "{message}");
 }
@@ -413,59 +416,63 @@ fn observers_see_every_site_in_order() {
     assert_eq!(seen.0, expected);
 }
 
-/// Names and shapes of published checkpoints, widths divided by 16 so that zeros of them stay small.
+/// Names and shapes of published checkpoints as their libraries list them.
 #[test]
-fn published_names_load_or_are_refused_by_name() {
+fn published_names_are_recognized_or_refused() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/checkpoint_names");
     let Ok(entries) = std::fs::read_dir(&folder) else {
         println!(
-            "published_names_load_or_are_refused_by_name did not run: there is no {}",
+            "published_names_are_recognized_or_refused did not run: there is no {}",
             folder.display()
         );
         return;
     };
-    let plain = [
-        "base_vit_base",
-        "mae_pretrain_vit_base_full",
-        "tec_pretrain_vit_base",
-        "tec_pretrain_vit_large",
-        "timm_vit_base_patch16_224",
-        "timm_vit_base_patch16_224_mae",
-        "timm_vit_tiny_patch16_224",
+    let refused = [
+        ("timm_vit_base_patch16_siglip_224", "no class token"),
+        ("timm_vit_small_patch16_dinov3", "no position table"),
     ];
-    let mut loaded = Vec::new();
+    let mut seen = 0;
     for entry in entries {
         let path = entry.unwrap().path();
         let kind = path.file_stem().unwrap().to_string_lossy().into_owned();
         let json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let tensors = json["parameters"].as_object().unwrap().iter().map(|(name, shape)| {
-            let sizes = shape
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|size| size.as_u64().unwrap() as usize);
-            let shape: Vec<usize> = sizes
-                .map(|s| if s >= 192 && s % 64 == 0 { s / 16 } else { s })
-                .collect();
-            (name.clone(), Tensor::zeros(shape, DType::F32, &CPU).unwrap())
-        });
-        let (_folder, path) = file(tensors.collect(), &[]);
-        match Vit::load(&path, &heads(2), &CPU) {
-            Ok(_) => loaded.push(kind),
-            Err(error) => {
-                let message = error.to_string();
-                println!("{kind}: {}", message.replace(&path.display().to_string(), "FILE"));
-                let named = [
-                    "LayerScale",
-                    "register tokens",
-                    "Hugging Face",
-                    "no plain vision transformer",
-                    "class token",
-                ];
-                assert!(named.iter().any(|reason| message.contains(reason)), "{message}");
+        // Names and shapes are all that inspecting reads: a file with holes holds the rest.
+        let mut end = 0u64;
+        let header: serde_json::Map<String, Value> = json["parameters"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, shape)| {
+                let values: u64 = shape
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|size| size.as_u64().unwrap())
+                    .product();
+                let begin = end;
+                end += 4 * values;
+                let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]});
+                (name.clone(), info)
+            })
+            .collect();
+        let header = serde_json::to_string(&header).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("names.safetensors");
+        let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        std::fs::write(&path, &start).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(start.len() as u64 + end).unwrap();
+        let found = inspect(&path, &LoadOptions::default()).unwrap();
+        seen += 1;
+        match refused.iter().find(|(name, _)| *name == kind) {
+            Some((_, words)) => assert!(found.refusal.as_ref().unwrap().contains(words), "{kind}: {found:?}"),
+            None => {
+                assert_eq!(found.refusal, None, "{kind}");
+                let encoder = found.encoder.unwrap();
+                println!("{kind}: {} {:?}", encoder.origin.family, encoder.config);
+                assert_eq!(encoder.config.dim / encoder.config.heads, 64, "{kind}");
             }
         }
     }
-    loaded.sort();
-    assert_eq!(loaded, plain);
+    assert!(seen >= 21, "{seen}");
 }

@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use tec_train::{Error, Result, run_dir::RunDir};
+use tec_train::{Error, Result, model::in_folder, run_dir::RunDir};
 
-/// The f32 checkpoint that `given` means: a file, a run directory (its `encoder.safetensors`), or the name of a run under
-/// `runs/`. `what` names the flag or argument in messages.
+/// Whether a folder is one of Hugging Face's, with its weights, and no run.
+pub fn is_hub_folder(folder: &Path) -> bool {
+    !folder.join("recipe.toml").is_file() && in_folder(folder).is_some()
+}
+
+/// The f32 checkpoint that `given` means: a file, a folder of Hugging Face, a run directory (its `encoder.safetensors`), or the
+/// name of a run under `runs/`. `what` names the flag or argument in messages.
 ///
 /// # Errors
 /// Nothing there, or a run that has no encoder yet.
@@ -23,7 +28,7 @@ pub fn locate_checkpoint(given: &Path, what: &str) -> Result<PathBuf> {
             return Err(Error::Usage(text));
         }
     };
-    if !found.is_dir() {
+    if !found.is_dir() || is_hub_folder(&found) {
         return Ok(found);
     }
     let run = RunDir::open(&found)?;

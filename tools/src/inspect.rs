@@ -1,11 +1,20 @@
 //! `tec inspect`.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tec_train::{Error, Result, checkpoint::Checkpoint, data, embed::Encoder, recipe::RecipeBuilder, run_dir::RunDir};
+use tec_train::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    data,
+    embed::Encoder,
+    model::{self, LoadOptions},
+    recipe::RecipeBuilder,
+    run_dir::RunDir,
+};
 
-use crate::output;
+use crate::{encoder::is_hub_folder, output};
 
 /// Arguments of `tec inspect`.
 #[derive(clap::Args)]
@@ -13,6 +22,12 @@ pub struct Args {
     /// An image, a checkpoint, an encoder, or a run directory
     #[arg(value_name = "IMAGE|CHECKPOINT|ENCODER|RUN")]
     path: PathBuf,
+    /// Attention heads of the encoder, where its file does not say
+    #[arg(long)]
+    heads: Option<usize>,
+    /// What the names of the encoder's parameters begin with, where a file holds several models
+    #[arg(long)]
+    prefix: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -20,13 +35,18 @@ pub struct Args {
 
 /// Runs the verb: what the file is, one fact a line.
 pub fn run(args: &Args) -> Result<()> {
-    let facts = facts(&args.path)?;
+    let options = LoadOptions {
+        heads: args.heads,
+        prefix: args.prefix.clone(),
+        ..LoadOptions::default()
+    };
+    let facts = facts(&args.path, &options)?;
     if args.json {
         output::json(&facts);
     } else if let Value::Object(map) = &facts {
         let width = map.keys().map(String::len).max().unwrap_or(0);
         for (key, value) in map {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            let text = in_words(value);
             output::line(&format!("{key:<width$}  {text}"));
         }
     }
@@ -47,7 +67,24 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn facts(path: &Path) -> Result<Value> {
+/// A value on one line: lists of names as their number and the first few.
+fn in_words(value: &Value) -> String {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let joined = |values: &[Value]| values.iter().map(plain).collect::<Vec<_>>().join(", ");
+    match (value.get("count").and_then(Value::as_u64), value.get("first")) {
+        (Some(count), Some(Value::Array(first))) => match count.saturating_sub(first.len() as u64) {
+            _ if count == 0 => "0".into(),
+            0 => format!("{count}: {}", joined(first)),
+            more => format!("{count}: {} and {more} more", joined(first)),
+        },
+        _ => match value {
+            Value::Array(values) if values.iter().any(Value::is_string) => joined(values),
+            other => plain(other),
+        },
+    }
+}
+
+fn facts(path: &Path, options: &LoadOptions) -> Result<Value> {
     let fail = |reason: String| Error::File {
         path: path.to_path_buf(),
         reason,
@@ -56,25 +93,35 @@ fn facts(path: &Path) -> Result<Value> {
         return Err(Error::Usage(format!("{}: no such file", path.display())));
     }
     if path.is_dir() {
-        return run_facts(path);
+        return match is_hub_folder(path) {
+            true => checkpoint_facts(path, options),
+            false => run_facts(path),
+        };
     }
-    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    if bytes.starts_with(&tec_edge::format::MAGIC) {
+    // Weights are large: only what looks like something else is read whole.
+    let mut start = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(512).read_to_end(&mut start))
+        .map_err(|e| fail(e.to_string()))?;
+    if start.starts_with(&tec_edge::format::MAGIC) {
         return device_facts(path);
     }
-    let looks_safetensors = bytes.get(8) == Some(&b'{');
     let extension = path
         .extension()
         .and_then(|e| e.to_str())
         .unwrap_or_default()
         .to_ascii_lowercase();
-    if looks_safetensors || extension == "safetensors" {
-        return checkpoint_facts(path);
+    let looks_weights =
+        start.get(8) == Some(&b'{') || start.starts_with(b"PK\x03\x04") || start.starts_with(&[0x80, 2]);
+    let named_weights = matches!(extension.as_str(), "safetensors" | "pth" | "pt" | "bin");
+    if looks_weights || named_weights || path.to_string_lossy().ends_with(".index.json") {
+        return checkpoint_facts(path, options);
     }
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let info = data::inspect(&bytes);
     if info.is_err() && !matches!(extension.as_str(), "jpg" | "jpeg" | "png") {
         return Err(fail(
-            "is no image (JPEG, PNG), no safetensors checkpoint and no encoder.tec".into(),
+            "is no image (JPEG, PNG), no safetensors or PyTorch checkpoint and no encoder.tec".into(),
         ));
     }
     // What the header says and whether the whole decodes are two things.
@@ -104,27 +151,43 @@ fn run_facts(path: &Path) -> Result<Value> {
     }))
 }
 
-fn checkpoint_facts(path: &Path) -> Result<Value> {
-    if let Ok(state) = Checkpoint::read(path) {
+fn checkpoint_facts(path: &Path, options: &LoadOptions) -> Result<Value> {
+    if path.is_file()
+        && path.extension().is_some_and(|e| e == "safetensors")
+        && let Ok(state) = Checkpoint::read(path)
+    {
         return Ok(json!({
             "kind": "training checkpoint", "step": state.state.step, "steps_per_epoch": state.state.steps_per_epoch,
             "images": state.state.images, "updates": state.state.updates, "seen": format!("{:08x}", state.state.seen),
             "mean_loss": state.state.mean_loss, "knn_top1": state.state.knn_top1, "tensors": state.tensors.len(),
         }));
     }
-    let Encoder::Float { vit, .. } = Encoder::open(path)? else {
-        return Err(Error::File {
-            path: path.to_path_buf(),
-            reason: "is no safetensors checkpoint".into(),
-        });
+    let found = model::inspect(path, options)?;
+    let Some(encoder) = found.encoder else {
+        return Ok(json!({
+            "kind": "weights", "tensors": found.tensors, "can_be_base": false, "reason": found.refusal,
+        }));
     };
-    let c = vit.config();
-    let parameters: usize = vit.weights().iter().map(|(_, tensor)| tensor.elem_count()).sum();
+    let (c, v, origin, report) = (&encoder.config, &encoder.variant, &encoder.origin, &encoder.report);
+    let colors = origin.normalization.as_ref();
     Ok(json!({
-        "kind": "encoder", "precision": "f32", "image_size": c.image_size, "patch_size": c.patch_size, "channels": c.channels,
-        "dim": c.dim, "depth": c.depth, "heads": c.heads, "mlp_ratio": c.mlp_ratio, "parameters": parameters,
-        "mean": vit.metadata().map(|m| &m.mean), "std": vit.metadata().map(|m| &m.std), "can_be_base": true,
+        "kind": "encoder", "precision": "f32", "family": origin.family, "title": origin.title, "prefix": origin.prefix,
+        "image_size": c.image_size, "patch_size": c.patch_size, "channels": c.channels, "dim": c.dim, "depth": c.depth,
+        "heads": c.heads, "mlp_hidden": v.hidden, "activation": v.activation.name(), "eps": v.eps,
+        "registers": v.registers, "layer_scale": v.layer_scale, "pre_norm": v.pre_norm, "patch_bias": v.patch_bias,
+        "class_position": v.class_position, "pooled_norm": v.pooled_norm, "parameters": encoder.parameters,
+        "mean": colors.map(|m| &m.mean), "std": colors.map(|m| &m.std), "normalization_from": origin.normalization_from,
+        "notes": origin.notes, "can_be_base": found.refusal.is_none(), "reason": found.refusal,
+        "matched": report.matched.len(), "ignored": names(&report.ignored), "missing": names(&report.missing),
+        "unexpected": names(&report.unexpected),
+        "mis_shaped": names(&report.mis_shaped.iter().map(|m| m.name.clone()).collect::<Vec<_>>()),
     }))
+}
+
+/// How many names there are, and the first of them.
+fn names(all: &[String]) -> Value {
+    const SHOWN: usize = 8;
+    json!({"count": all.len(), "first": all.iter().take(SHOWN).collect::<Vec<_>>()})
 }
 
 fn device_facts(path: &Path) -> Result<Value> {

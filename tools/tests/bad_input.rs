@@ -254,7 +254,7 @@ fn files_that_are_no_base_are_refused() {
         ("text.safetensors", "is no safetensors file"),
         ("half.safetensors", "only part of it was downloaded"),
         ("empty.safetensors", "it is empty"),
-        ("other.safetensors", "is no plain vision transformer"),
+        ("other.safetensors", "is no vision transformer"),
         ("folder", "no recipe.toml"),
     ] {
         let run = tec("").replace("base.safetensors", file);

@@ -32,9 +32,10 @@ impl Checkpoint {
             return Err(refused("is a folder; name a .safetensors file".into()));
         }
         let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| refused(not_safetensors(&bytes, &error)))?;
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|error| refused(not_safetensors(&bytes, &error.to_string())))?;
         let (_, header) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| refused(not_safetensors(&bytes, &error)))?;
+            SafeTensors::read_metadata(&bytes).map_err(|error| refused(not_safetensors(&bytes, &error.to_string())))?;
         let mut tensors = HashMap::new();
         for (name, view) in file.tensors() {
             let tensor = view
@@ -68,11 +69,11 @@ impl Checkpoint {
 }
 
 /// What to say about a file that does not parse: people bring PyTorch files, pointers of Git LFS and halves of downloads.
-fn not_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+pub(crate) fn not_safetensors(bytes: &[u8], error: &str) -> String {
     let seems = if bytes.is_empty() {
         "it is empty"
     } else if bytes.starts_with(b"PK") || bytes.starts_with(&[0x80, 0x02]) {
-        "it looks like a PyTorch file; save its state dict with safetensors"
+        "it looks like a PyTorch file, which can be a base, but is no checkpoint of this program"
     } else if bytes.starts_with(b"version https://git-lfs") {
         "it is a pointer of Git LFS, not the file itself; run `git lfs pull`"
     } else if bytes.get(8) == Some(&b'{') {

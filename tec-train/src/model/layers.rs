@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::observer::{Observer, Site, Unobserved};
+use super::variant::{Activation, Variant};
 use crate::{Result, ops};
 
 /// Layer norms of blocks, encoders and decoders; the encoder adapter alone uses PyTorch's 1e-5.
@@ -98,17 +99,23 @@ impl LayerNorm {
     }
 }
 
-/// Linear, exact GELU, linear.
+/// Linear, exact GELU (or what a frozen base has), linear.
 #[derive(Clone)]
 pub(crate) struct Mlp {
     fc1: Linear,
+    activation: Activation,
     fc2: Linear,
 }
 
 impl Mlp {
-    pub(crate) fn new(mut scope: Scope, dim: usize, hidden: usize) -> Result<Self> {
+    pub(crate) fn new(scope: Scope, dim: usize, hidden: usize) -> Result<Self> {
+        Self::with(scope, dim, hidden, Activation::Gelu)
+    }
+
+    fn with(mut scope: Scope, dim: usize, hidden: usize, activation: Activation) -> Result<Self> {
         Ok(Self {
-            fc1: Linear::new(scope.child("fc1"), dim, hidden)?,
+            fc1: Linear::new(scope.child("fc1"), dim, activation.first_layer(hidden))?,
+            activation,
             fc2: Linear::new(scope.child("fc2"), hidden, dim)?,
         })
     }
@@ -120,7 +127,11 @@ impl Mlp {
     fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
         let x = self.fc1.forward(x)?;
         observer.observe(Site::Fc1, block, &x)?;
-        let x = ops::gelu(&x)?;
+        let x = match self.activation {
+            Activation::Gelu => ops::gelu(&x)?,
+            Activation::QuickGelu => ops::quick_gelu(&x)?,
+            Activation::SwiGlu => ops::swiglu(&x)?,
+        };
         observer.observe(Site::Hidden, block, &x)?;
         self.fc2.forward(&x)
     }
@@ -162,19 +173,30 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `depth` blocks under `scope`, named by number.
-    pub(crate) fn stack(mut scope: Scope, depth: usize, dim: usize, heads: usize, hidden: usize) -> Result<Vec<Self>> {
+    /// `depth` plain blocks under `scope`, named by number.
+    pub(crate) fn stack(scope: Scope, depth: usize, dim: usize, heads: usize, hidden: usize) -> Result<Vec<Self>> {
+        Self::stack_of(scope, depth, dim, heads, &Variant::plain(hidden))
+    }
+
+    /// The blocks of a variant.
+    pub(crate) fn stack_of(
+        mut scope: Scope,
+        depth: usize,
+        dim: usize,
+        heads: usize,
+        variant: &Variant,
+    ) -> Result<Vec<Self>> {
         (0..depth)
-            .map(|block| Self::new(scope.child(&block.to_string()), dim, heads, hidden))
+            .map(|block| Self::new(scope.child(&block.to_string()), dim, heads, variant))
             .collect()
     }
 
-    fn new(mut scope: Scope, dim: usize, heads: usize, hidden: usize) -> Result<Self> {
+    fn new(mut scope: Scope, dim: usize, heads: usize, variant: &Variant) -> Result<Self> {
         Ok(Self {
-            norm1: LayerNorm::new(scope.child("norm1"), dim, NORM_EPS)?,
+            norm1: LayerNorm::new(scope.child("norm1"), dim, variant.eps)?,
             attn: Attention::new(scope.child("attn"), dim, heads)?,
-            norm2: LayerNorm::new(scope.child("norm2"), dim, NORM_EPS)?,
-            mlp: Mlp::new(scope.child("mlp"), dim, hidden)?,
+            norm2: LayerNorm::new(scope.child("norm2"), dim, variant.eps)?,
+            mlp: Mlp::with(scope.child("mlp"), dim, variant.hidden, variant.activation)?,
         })
     }
 

@@ -1,24 +1,28 @@
 //! Strict loading: which parameters matched, and which did not, by name.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
+use super::assembly::Assembly;
 use super::layers::{Init, Weights};
-use super::params::finite;
+use super::variant::Activation;
+use super::weights_file::WeightsFile;
 use crate::{Error, Result};
 
 /// How to read a checkpoint that does not say everything itself.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
-    /// Attention heads, which weights do not show. `None`: what the file's metadata says, or else one head for every 64 of
-    /// width, as timm's plain models have.
+    /// Attention heads, which weights do not show. `None`: what the file or its configuration says, or else what published
+    /// models of that width have.
     pub heads: Option<usize>,
-    /// What the names of the model's parameters begin with, such as `model.`; others are then left alone. `None`: nothing,
-    /// or `model.` if only that fits.
+    /// What the names of the model's parameters begin with, such as `student.module.backbone`; others are then left alone.
+    /// `None`: where a model is found; of several a teacher or averaged weights before others, a student last.
     pub prefix: Option<String>,
+    /// The MLPs' nonlinearity, which weights do not show unless it is gated. `None`: what the configuration says, or else
+    /// the family's.
+    pub activation: Option<Activation>,
 }
 
 /// A parameter whose stored shape is not the model's.
@@ -55,27 +59,8 @@ impl LoadReport {
         }
         Err(Error::File {
             path: path.into(),
-            reason: format!("does not fit the model: {self}{}", hint(self.unexpected.iter())),
+            reason: format!("does not fit the model: {self}"),
         })
-    }
-}
-
-/// What foreign names tell about a model that is not supported, as a sentence to append; or nothing.
-pub(crate) fn hint<'a>(names: impl Iterator<Item = &'a String> + Clone) -> &'static str {
-    let any = |parts: &[&str]| names.clone().any(|name| parts.iter().any(|part| name.contains(part)));
-    let begins = |prefix: &str| names.clone().any(|name| name.starts_with(prefix));
-    if any(&["embeddings."]) {
-        ". It is named as Hugging Face's transformers name it; names as timm's are supported"
-    } else if any(&["reg_token"]) {
-        ". It has register tokens, which are not supported"
-    } else if any(&[".ls1.", ".gamma_1"]) {
-        ". Its blocks have LayerScale, which is not supported: fold it into attn.proj and mlp.fc2"
-    } else if any(&["norm_pre.", "q_norm.", "dist_token", "rope", "attn_pool."]) {
-        ". It is no plain vision transformer, and only those are supported"
-    } else if begins("module.") || begins("backbone.") || begins("teacher.") || begins("encoder.") {
-        ". Its names have a prefix: give it as the option `prefix`"
-    } else {
-        ""
     }
 }
 
@@ -113,65 +98,41 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, names: &[String]) -> fmt::Result
     }
 }
 
-/// The weights of a checkpoint, handed to layers by name while what does not fit is written down.
-pub(crate) struct StoredWeights<'a> {
-    tensors: HashMap<String, Tensor>,
-    source: &'a Path,
+/// The weights of a file, made as its assembly says and handed to layers by name.
+pub(crate) struct PlannedWeights<'a> {
+    assembly: &'a Assembly,
+    file: &'a mut WeightsFile,
     device: &'a Device,
     taken: Vec<(String, Tensor)>,
-    report: LoadReport,
 }
 
-impl<'a> StoredWeights<'a> {
-    /// The tensors of `source`, those not to be loaded already taken away and listed in `ignored`.
-    pub(crate) fn new(
-        tensors: HashMap<String, Tensor>,
-        mut ignored: Vec<String>,
-        source: &'a Path,
-        device: &'a Device,
-    ) -> Self {
-        ignored.sort();
+impl<'a> PlannedWeights<'a> {
+    pub(crate) fn new(assembly: &'a Assembly, file: &'a mut WeightsFile, device: &'a Device) -> Self {
         Self {
-            tensors,
-            source,
+            assembly,
+            file,
             device,
             taken: Vec::new(),
-            report: LoadReport {
-                ignored,
-                ..LoadReport::default()
-            },
         }
     }
 
-    /// Every weight that was taken, in order, and the report; an error if anything did not fit.
-    pub(crate) fn finish(mut self) -> Result<(Vec<(String, Tensor)>, LoadReport)> {
-        self.report.unexpected = self.tensors.into_keys().collect();
-        self.report.unexpected.sort();
-        self.report.require_match(self.source)?;
-        Ok((self.taken, self.report))
+    /// Every weight that was taken, in order.
+    pub(crate) fn finish(self) -> Vec<(String, Tensor)> {
+        self.taken
     }
 }
 
-impl Weights for StoredWeights<'_> {
+impl Weights for PlannedWeights<'_> {
     fn take(&mut self, name: String, shape: &[usize], _: Init) -> Result<Tensor> {
-        match self.tensors.remove(&name) {
-            None => self.report.missing.push(name),
-            Some(tensor) if tensor.dims() != shape => {
-                self.report.mis_shaped.push(MisShaped {
-                    name,
-                    expected: shape.to_vec(),
-                    found: tensor.dims().to_vec(),
-                });
-            }
-            Some(tensor) => {
-                let tensor = finite(&tensor, &name, self.source)?.to_device(self.device)?;
-                self.report.matched.push(name.clone());
-                self.taken.push((name, tensor.clone()));
-                return Ok(tensor);
-            }
+        let tensor = self.assembly.make(&name, self.file)?.to_device(self.device)?;
+        if tensor.dims() != shape {
+            return Err(Error::Data(format!(
+                "parameter `{name}` was planned as {:?}, not {shape:?}",
+                tensor.dims()
+            )));
         }
-        // Only reached when `finish` fails: a stand-in, so that every other misfit is listed as well.
-        Ok(Tensor::zeros(shape, DType::F32, self.device)?)
+        self.taken.push((name, tensor.clone()));
+        Ok(tensor)
     }
 }
 
@@ -191,26 +152,5 @@ mod tests {
             "{text}"
         );
         assert!(text.len() < 200, "{text}");
-    }
-
-    #[test]
-    fn unsupported_models_are_named() {
-        for (name, words) in [
-            ("blocks.0.ls1.gamma", "LayerScale"),
-            ("reg_token", "register tokens"),
-            ("norm_pre.weight", "no plain vision transformer"),
-            ("embeddings.cls_token", "Hugging Face"),
-            ("module.backbone.cls_token", "prefix"),
-        ] {
-            let report = LoadReport {
-                unexpected: vec![name.into()],
-                ..LoadReport::default()
-            };
-            let error = report
-                .require_match(Path::new("base.safetensors"))
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(name) && error.contains(words), "{error}");
-        }
     }
 }

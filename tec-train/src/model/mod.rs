@@ -8,25 +8,36 @@
 //! `K` selected query patches, `d` width of the decoder.
 
 mod adapters;
+mod assembly;
 mod checkpoint;
 mod config;
 mod decoder;
+mod family;
+mod geometry;
+mod inspect;
 mod layers;
 mod load;
 mod mae;
 mod masks;
 mod observer;
 mod params;
-mod plain;
+mod plan;
+mod sidecar;
 mod tec;
+mod variant;
 mod vit;
+mod weights_file;
 
 pub use checkpoint::Checkpoint;
 pub use config::{BaseConfig, DecoderConfig, EncoderMetadata, MaeConfig, Pool, TecConfig, VitConfig};
+pub use inspect::{EncoderFacts, Inspection, inspect};
 pub use load::{LoadOptions, LoadReport, MisShaped};
 pub use mae::Mae;
 pub use masks::Masks;
 pub use observer::{Observer, Site};
 pub use params::Params;
+pub use plan::Origin;
 pub use tec::{Losses, Predictions, Tec};
+pub use variant::{Activation, Variant};
 pub use vit::{Targets, Vit};
+pub use weights_file::in_folder;

@@ -7,12 +7,15 @@ use candle_core::{Device, Tensor};
 use tec_core::position::{Resample, resize_bicubic};
 
 use super::checkpoint::Checkpoint;
-use super::config::{EncoderMetadata, VitConfig};
+use super::config::{EncoderMetadata, Pool, VitConfig};
 use super::decoder::patches_of;
-use super::layers::{Block, Init, LayerNorm, NORM_EPS, PatchEmbed, Scope};
-use super::load::{LoadOptions, LoadReport, StoredWeights};
+use super::layers::{Block, Init, LayerNorm, PatchEmbed, Scope};
+use super::load::{LoadOptions, LoadReport, PlannedWeights};
 use super::observer::{Capture, Observer, Site, Unobserved};
-use super::plain;
+use super::plan::{Origin, Plan};
+use super::variant::Variant;
+use super::weights_file::WeightsFile;
+use crate::data::Normalization;
 use crate::{Error, Result, ops};
 
 /// What the base says about a batch of whole images. Nothing here carries gradients.
@@ -26,85 +29,105 @@ pub struct Targets {
     pub index: Tensor,
 }
 
-/// A plain vision transformer with class token and position table, pre-norm blocks (eps 1e-6) and exact GELU, whose
-/// weights do not change and record no gradients.
+/// A vision transformer with class token, position table and pre-norm blocks, whose weights do not change and record no
+/// gradients: what training makes is plain (eps 1e-6, exact GELU), a base may be another [`Variant`].
 ///
 /// Parameter names are timm's. Values are copied on loading: training a model afterwards does not change its exports.
 #[derive(Clone)]
 pub struct Vit {
     config: VitConfig,
+    variant: Variant,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
+    registers: Option<Tensor>,
     pos_embed: Tensor,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
+    /// The final norm, or that of the pooled embedding.
     norm: LayerNorm,
     weights: Vec<(String, Tensor)>,
     metadata: Option<EncoderMetadata>,
+    origin: Origin,
     report: LoadReport,
 }
 
 const POS_EMBED: &str = "pos_embed";
 
 impl Vit {
-    /// Reads a plain vision transformer from a safetensors file.
+    /// Reads a vision transformer from a safetensors or PyTorch file, or from a folder of Hugging Face.
     ///
-    /// Accepted are encoders exported by this project, timm-named plain models (a classifier's `head.*` and `fc_norm.*`
-    /// are ignored and listed), and checkpoints of this project's and the published masked autoencoders and TEC models,
-    /// whose decoders are ignored and listed; the input adapter of a TEC model is folded into its class token.
-    /// Everything but the number of heads is inferred from shapes.
+    /// The families that are recognized, what each may hold besides, and what is assumed where a file does not say are
+    /// `docs/bases.md`'s table. This project's own encoders and checkpoints are among them; the input adapter of a TEC model is
+    /// folded into its class token. Everything but heads, epsilon, activation and normalization is inferred from names and
+    /// shapes. Only the encoder's own tensors are read.
     ///
     /// # Errors
     /// [`Error::File`] naming the file and what is wrong with it; [`Error::Usage`] for impossible `options`.
     pub fn load(path: &Path, options: &LoadOptions, device: &Device) -> Result<Self> {
-        let Checkpoint { tensors, metadata } = Checkpoint::read(path, &Device::Cpu)?;
-        let metadata = metadata
-            .get(EncoderMetadata::KEY)
-            .map(|json| plain::metadata(json, path))
-            .transpose()?;
-        Self::from_tensors(tensors, metadata, path, options, device)
+        let mut file = WeightsFile::open(path)?;
+        Self::from_file(&mut file, options, device)
     }
 
     /// The encoder of a model in training, its weights copied.
     pub(crate) fn from_state(state: Vec<(String, Tensor)>, config: &VitConfig, device: &Device) -> Result<Self> {
         let tensors = state
             .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.copy()?)))
+            .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
             .collect::<Result<HashMap<_, _>>>()?;
         let options = LoadOptions {
             heads: Some(config.heads),
-            prefix: None,
+            prefix: Some(String::new()),
+            ..LoadOptions::default()
         };
-        Self::from_tensors(tensors, None, Path::new("the model in training"), &options, device)
+        // Reading copies.
+        let mut file = WeightsFile::in_memory(tensors, Path::new("the model in training"));
+        Self::from_file(&mut file, &options, device)
     }
 
-    fn from_tensors(
-        tensors: HashMap<String, Tensor>,
-        metadata: Option<EncoderMetadata>,
-        source: &Path,
-        options: &LoadOptions,
-        device: &Device,
-    ) -> Result<Self> {
-        let (mut tensors, ignored) = plain::select(tensors, options.prefix.as_deref());
-        plain::fold_input_adapter(&mut tensors, source)?;
-        let config = plain::infer(&tensors, options.heads, metadata.as_ref(), source)?;
-        let mut stored = StoredWeights::new(tensors, ignored, source, device);
-        let mut scope = Scope::root(&mut stored);
+    fn from_file(file: &mut WeightsFile, options: &LoadOptions, device: &Device) -> Result<Self> {
+        let plan = Plan::new(file, options)?;
+        plan.report.require_match(&file.path)?;
+        let Plan {
+            config,
+            variant,
+            origin,
+            metadata,
+            report,
+            assembly,
+        } = plan;
         let dim = config.dim;
+        let mut weights = PlannedWeights::new(&assembly, file, device);
+        let mut scope = Scope::root(&mut weights);
         let cls_token = scope.take("cls_token", &[1, 1, dim], Init::Token)?;
+        let registers = match variant.registers {
+            0 => None,
+            count => Some(scope.take("reg_token", &[1, count, dim], Init::Token)?),
+        };
         let pos_embed = scope.take(POS_EMBED, &[1, 1 + config.patches(), dim], Init::Token)?;
         let patch_embed = PatchEmbed::new(scope.child("patch_embed"), config.channels, config.patch_size, dim)?;
-        let blocks = Block::stack(scope.child("blocks"), config.depth, dim, config.heads, config.hidden())?;
-        let norm = LayerNorm::new(scope.child("norm"), dim, NORM_EPS)?;
-        let (weights, report) = stored.finish()?;
+        let norm_pre = match variant.pre_norm {
+            false => None,
+            true => Some(LayerNorm::new(scope.child("norm_pre"), dim, variant.eps)?),
+        };
+        let blocks = Block::stack_of(scope.child("blocks"), config.depth, dim, config.heads, &variant)?;
+        let norm = match variant.pooled_norm {
+            false => "norm",
+            true => "fc_norm",
+        };
+        let norm = LayerNorm::new(scope.child(norm), dim, variant.eps)?;
         Ok(Self {
+            weights: weights.finish(),
             config,
+            variant,
             patch_embed,
             cls_token,
+            registers,
             pos_embed,
+            norm_pre,
             blocks,
             norm,
-            weights,
             metadata,
+            origin,
             report,
         })
     }
@@ -112,6 +135,22 @@ impl Vit {
     /// The geometry, at the grid the position table has now.
     pub fn config(&self) -> &VitConfig {
         &self.config
+    }
+
+    /// What sets it apart from a plain vision transformer.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Normalization of its input: what the file or what lies beside it says, else its family's; unknown for images that are
+    /// not RGB.
+    pub fn normalization(&self) -> Option<&Normalization> {
+        self.origin.normalization.as_ref()
     }
 
     /// What an encoder exported by this project says about itself: normalization and pooling.
@@ -124,7 +163,8 @@ impl Vit {
         &self.report
     }
 
-    /// Every weight by its timm name: class token (input adapter folded), positions, patch projection, blocks, norm.
+    /// Every weight by its timm name: class token (input adapter folded), registers, positions, patch projection, blocks
+    /// (LayerScale folded), norm.
     pub fn weights(&self) -> &[(String, Tensor)] {
         &self.weights
     }
@@ -165,7 +205,8 @@ impl Vit {
         Ok(self)
     }
 
-    /// Images `[B, C, S, S]` of the model's own size → tokens after the final norm `[B, 1+L, D]`, the class token first.
+    /// Images `[B, C, S, S]` of the model's own size → tokens after the final norm `[B, 1+L, D]`, the class token first;
+    /// registers are left out. Where the final norm belongs to the pooled embedding, tokens are those before it.
     ///
     /// # Errors
     /// [`Error::Data`] for images of another shape.
@@ -173,7 +214,24 @@ impl Vit {
         self.observe(images, &mut Unobserved)
     }
 
-    /// As [`Vit::tokens`], showing `observer` the values at every site on the way.
+    /// One embedding `[B, D]` of each image's [`Vit::tokens`].
+    ///
+    /// # Errors
+    /// Tokens of another model.
+    pub fn pool(&self, tokens: &Tensor, pool: Pool) -> Result<Tensor> {
+        match pool {
+            Pool::Cls => Ok(tokens.narrow(1, 0, 1)?.squeeze(1)?),
+            Pool::Mean => {
+                let mean = tokens.narrow(1, 1, tokens.dim(1)? - 1)?.mean(1)?;
+                match self.variant.pooled_norm {
+                    true => self.norm.forward(&mean),
+                    false => Ok(mean),
+                }
+            }
+        }
+    }
+
+    /// As [`Vit::tokens`], showing `observer` the values at every site on the way, those of registers among them.
     ///
     /// # Errors
     /// [`Error::Data`] for images of another shape, and the observer's errors.
@@ -181,6 +239,13 @@ impl Vit {
         let mut x = self.embed(images, observer)?;
         for (number, block) in self.blocks.iter().enumerate() {
             x = block.observed(&x, number, observer)?;
+        }
+        if let Some(registers) = &self.registers {
+            let (class, count) = (x.narrow(1, 0, 1)?, registers.dim(1)?);
+            x = Tensor::cat(&[class, x.narrow(1, 1 + count, x.dim(1)? - 1 - count)?], 1)?;
+        }
+        if self.variant.pooled_norm {
+            return Ok(x);
         }
         let tokens = self.norm.forward(&x)?;
         observer.observe(Site::FinalNorm, 0, &tokens)?;
@@ -206,6 +271,7 @@ impl Vit {
                 "`top_k` {top_k} must be between 1 and the {patches} patches of an image"
             )));
         }
+        let prefix = self.variant.prefix();
         let mut x = self.embed(images, &mut Unobserved)?;
         let mut sum: Option<Tensor> = None;
         // Only the last block's stay: every block overwrites the one before.
@@ -216,7 +282,7 @@ impl Vit {
         for (number, block) in self.blocks.iter().enumerate() {
             x = block.observed(&x, number, &mut last_qkv)?;
             if number + last_layers >= depth {
-                let output = patches_of(&x)?;
+                let output = x.narrow(1, prefix, patches)?.contiguous()?;
                 sum = Some(match sum {
                     Some(sum) => (sum + output)?,
                     None => output,
@@ -226,7 +292,7 @@ impl Vit {
         let (Some(sum), Some(qkv)) = (sum, last_qkv.values) else {
             return Err(Error::Usage("the base has no blocks".into()));
         };
-        let (logits, index) = ops::base_relation(&qkv, self.config.heads, 1, top_k)?;
+        let (logits, index) = ops::base_relation(&qkv, self.config.heads, prefix, top_k)?;
         Ok(Targets {
             features: (sum / last_layers as f64)?,
             logits,
@@ -237,9 +303,11 @@ impl Vit {
     /// Writes the encoder as a safetensors file with timm's names and `metadata` under the key `tec`, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `metadata` is not about this encoder, [`Error::File`] if the file cannot be written.
+    /// [`Error::Usage`] if `metadata` is not about this encoder or the encoder is not plain, [`Error::File`] if the file cannot
+    /// be written.
     pub fn save(&self, path: &Path, metadata: &EncoderMetadata) -> Result<()> {
         metadata.validate()?;
+        self.require_plain("an encoder file")?;
         if metadata.config != self.config {
             return Err(Error::Usage(format!(
                 "the metadata of {} describes {:?}, but the encoder is {:?}",
@@ -260,7 +328,19 @@ impl Vit {
         .write(path)
     }
 
-    /// Patch tokens and class token with their positions `[B, 1+L, D]`.
+    /// Passes when the encoder is a plain vision transformer, which is what `target` can hold.
+    pub(crate) fn require_plain(&self, target: &str) -> Result<()> {
+        match self.variant.beyond_plain(self.config.dim) {
+            None => Ok(()),
+            Some(what) => Err(Error::Usage(format!(
+                "{target} holds plain vision transformers, but this one ({}) has {what}: use it as a base, and train a plain model \
+                 from it",
+                self.origin.title
+            ))),
+        }
+    }
+
+    /// Class token and patch tokens with their positions, registers between them `[B, 1+R+L, D]`.
     fn embed(&self, images: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
         let patches = image_patches(images, &self.config)?;
         let (batch, count, _) = patches.dims3()?;
@@ -268,7 +348,14 @@ impl Vit {
         observer.observe(Site::PatchEmbed, 0, &x)?;
         let x = x.broadcast_add(&self.pos_embed.narrow(1, 1, count)?)?;
         let cls = (&self.cls_token + self.pos_embed.narrow(1, 0, 1)?)?;
-        let x = with_class_token(&cls, &x, batch)?;
+        let prefix = match &self.registers {
+            None => cls,
+            Some(registers) => Tensor::cat(&[&cls, registers], 1)?,
+        };
+        let mut x = with_class_token(&prefix, &x, batch)?;
+        if let Some(norm) = &self.norm_pre {
+            x = norm.forward(&x)?;
+        }
         observer.observe(Site::Residual, 0, &x)?;
         Ok(x)
     }
@@ -297,8 +384,8 @@ pub(crate) fn image_patches(images: &Tensor, config: &VitConfig) -> Result<Tenso
     }
 }
 
-/// `cls` `[1, 1, D]` before every image's tokens `[B, n, D]`.
+/// `cls` `[1, 1, D]`, or it and registers `[1, 1+R, D]`, before every image's tokens `[B, n, D]`.
 pub(crate) fn with_class_token(cls: &Tensor, tokens: &Tensor, batch: usize) -> Result<Tensor> {
-    let cls = cls.broadcast_as((batch, 1, cls.dim(2)?))?.contiguous()?;
+    let cls = cls.broadcast_as((batch, cls.dim(1)?, cls.dim(2)?))?.contiguous()?;
     Ok(Tensor::cat(&[&cls, tokens], 1)?)
 }

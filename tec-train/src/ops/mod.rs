@@ -15,6 +15,7 @@ mod linear;
 mod loss;
 mod norm;
 mod relation;
+mod sigmoid;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use linear::linear;
 pub use loss::{feature_loss, relation_loss};
 pub use norm::layer_norm;
 pub use relation::{base_relation, normalize_features, relation_logits, tempered_target};
+pub use sigmoid::{quick_gelu, swiglu};
 pub use tokens::{gather_tokens, patchify, unmask};
 
 /// The order of values within one flattened patch.

@@ -72,7 +72,8 @@ impl Setup {
                 path,
                 &LoadOptions {
                     heads: recipe.base.heads,
-                    prefix: None,
+                    prefix: recipe.base.prefix.clone(),
+                    activation: recipe.base.activation,
                 },
                 &device,
             )?),
@@ -87,10 +88,10 @@ impl Setup {
                 source.len()
             )));
         }
-        let known = base.as_ref().and_then(Vit::metadata).map(|m| Normalization {
-            mean: m.mean.clone(),
-            std: m.std.clone(),
-        });
+        let known = base.as_ref().and_then(Vit::normalization).cloned();
+        for note in base.iter().flat_map(|base| &base.origin().notes) {
+            progress.note(&format!("base: {note}"));
+        }
         check_masks(recipe.objective.mask_ratio, &encoder)?;
         let normalization = normalization(&mut recipe, known.as_ref(), &*source, encoder.channels)?;
         let base = base

@@ -33,6 +33,7 @@ pub fn quantize(
     name: &str,
     calibration: &Calibration,
 ) -> Result<Vec<u8>> {
+    vit.require_plain("encoder.tec")?;
     let config = vit.config();
     normalization.validate(config.channels)?;
     let geometry = Geometry {

@@ -134,6 +134,8 @@ pub fn from_source(
             "quantizing needs images to calibrate on: give a folder with at least one".into(),
         ));
     }
+    // Before the work, not after it.
+    vit.require_plain("encoder.tec")?;
     let pool = vit.metadata().map_or(Pool::Mean, |m| m.pool);
     let total = source.len();
     let taken = (2 * images).min(total);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Size;
+use crate::model::Activation;
 
 /// `[base]`: the frozen base model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,9 +14,15 @@ pub struct BaseSection {
     /// A checkpoint file, a run directory, or the name of a run under `runs/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Attention heads, where the checkpoint does not say (default: width / 64).
+    /// Attention heads, where the checkpoint does not say (default: those of published models of its width).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
+    /// What the names of the base's parameters begin with, where a file holds several models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Nonlinearity of its MLPs, where the checkpoint does not say (default: its family's).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
 }
 
 /// `[init]`: weights to start from instead of random ones.
