@@ -59,7 +59,7 @@ impl Kind {
 
     fn of(bytes: &[u8]) -> Option<Self> {
         [Self::Ten, Self::Hundred].into_iter().find(|kind| {
-            let whole = !bytes.is_empty() && bytes.len() % kind.record() == 0;
+            let whole = !bytes.is_empty() && bytes.len().is_multiple_of(kind.record());
             let mut records = bytes.chunks_exact(kind.record());
             whole && records.all(|record| kind.label(&record[..kind.head()]).is_some())
         })
@@ -119,7 +119,7 @@ impl Cifar {
     /// Whether a file can be one of CIFAR's by its length and its first label.
     pub(super) fn recognizes(head: &[u8], len: u64) -> bool {
         [Kind::Ten, Kind::Hundred].into_iter().any(|kind| {
-            let whole = len > 0 && len % kind.record() as u64 == 0;
+            let whole = len > 0 && len.is_multiple_of(kind.record() as u64);
             whole && head.get(..kind.head()).is_some_and(|head| kind.label(head).is_some())
         })
     }

@@ -23,7 +23,7 @@ impl Paths {
     /// Appends a name.
     pub fn push(&mut self, name: &[u8]) {
         let mut shared = 0;
-        if self.len % BLOCK == 0 {
+        if self.len.is_multiple_of(BLOCK) {
             self.blocks.push(self.data.len() as u64);
         } else {
             shared = name.iter().zip(&self.last).take_while(|(a, b)| a == b).count();
