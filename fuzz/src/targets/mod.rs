@@ -3,6 +3,7 @@
 pub mod core_ops;
 pub mod encoder_file;
 pub mod forged_file;
+pub mod image_file;
 pub mod pytorch_file;
 pub mod request;
 
@@ -22,4 +23,4 @@ macro_rules! targets {
 }
 
 /// All targets.
-pub const ALL: [Target; 5] = targets![encoder_file, forged_file, request, core_ops, pytorch_file];
+pub const ALL: [Target; 6] = targets![encoder_file, forged_file, request, core_ops, pytorch_file, image_file];
