@@ -73,7 +73,7 @@ fn folders_without_images_are_refused() {
     place.refuses(&with("nowhere"), FAILURE, &["nowhere", "give a folder"]);
     place.refuses(&with("empty"), FAILURE, &["empty", "put JPEG or PNG images into it"]);
     place.refuses(&with("texts"), FAILURE, &["texts", "no JPEG or PNG among 1 file"]);
-    place.refuses(&with("texts/a.txt"), FAILURE, &["a.txt", "not an IDX file"]);
+    place.refuses(&with("texts/a.txt"), FAILURE, &["a.txt", "is no data set"]);
 }
 
 #[test]
