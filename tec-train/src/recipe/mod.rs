@@ -20,7 +20,7 @@ pub use sections::{
     BaseSection, CheckpointSection, DataSection, DecoderSection, InitSection, ModelSection, ObjectiveSection,
     OptimizerSection, ProbeSection,
 };
-pub use size::Size;
+pub use size::{Geometry, Size};
 
 /// How a new model is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,50 +3,27 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use clap::ValueEnum;
 use serde_json::json;
 use tec_core::philox::{Noise, Stream};
 use tec_train::{
     Error, Result,
     model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Tec, TecConfig, Vit, VitConfig},
     optim::{AdamW, AdamWConfig},
+    recipe::{Geometry, Size},
     run_dir::peak_bytes,
 };
 
 use crate::output;
 
-/// The published sizes.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Size {
-    Tiny,
-    Small,
-    Base,
-    Large,
-    Huge,
-}
-
-impl Size {
-    /// Width, blocks, heads.
-    fn sizes(self) -> (usize, usize, usize) {
-        match self {
-            Self::Tiny => (192, 12, 3),
-            Self::Small => (384, 12, 6),
-            Self::Base => (768, 12, 12),
-            Self::Large => (1024, 24, 16),
-            Self::Huge => (1280, 32, 16),
-        }
-    }
-}
-
 /// Arguments of `tec bench train`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The new model
-    #[arg(long, value_enum, default_value = "tiny")]
-    student: Size,
+    #[arg(long, value_parser = size_names(), default_value = "tiny")]
+    student: String,
     /// The frozen base
-    #[arg(long, value_enum, default_value = "tiny")]
-    base: Size,
+    #[arg(long, value_parser = size_names(), default_value = "tiny")]
+    base: String,
     /// Images a step
     #[arg(long, default_value_t = 16)]
     batch: usize,
@@ -71,6 +48,11 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// The sizes' names, for clap.
+fn size_names() -> [&'static str; Size::ALL.len()] {
+    Size::ALL.map(|(name, _)| name)
 }
 
 /// Steps that are not measured: the first ones allocate.
@@ -107,9 +89,8 @@ pub fn run(args: &Args) -> Result<()> {
         .unwrap_or(f64::NAN);
     let images_per_s = args.batch as f64 / median;
     let (first, last) = (measured.losses.first(), measured.losses.last());
-    let name = |size: Size| size.to_possible_value().map(|v| v.get_name().to_string());
     let facts = json!({
-        "student": name(args.student), "base": name(args.base), "batch": args.batch, "steps": args.steps, "img": args.img,
+        "student": args.student, "base": args.base, "batch": args.batch, "steps": args.steps, "img": args.img,
         "patch": args.patch, "device": args.device, "amp": args.amp, "threads": pool.current_num_threads(),
         "images_per_s": images_per_s, "peak_bytes": peak_bytes(), "loss_first": first, "loss_last": last,
     });
@@ -128,9 +109,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn measure(args: &Args) -> Result<Measured> {
     let device = Device::Cpu;
-    let encoder = |size: Size| {
-        let (dim, depth, heads) = size.sizes();
-        VitConfig {
+    let encoder = |name: &str| {
+        let size = Size::named(name).ok_or_else(|| Error::Usage(format!("{name} is no size")))?;
+        let Geometry { dim, depth, heads, .. } = size.geometry();
+        Ok::<_, Error>(VitConfig {
             image_size: args.img,
             patch_size: args.patch,
             channels: 3,
@@ -138,16 +120,16 @@ fn measure(args: &Args) -> Result<Measured> {
             depth,
             heads,
             mlp_ratio: 4,
-        }
+        })
     };
     let decoder = DecoderConfig {
         dim: 512,
         depth: 2,
         heads: 16,
     };
-    let base = random_base(encoder(args.base), &decoder, &device)?;
+    let base = random_base(encoder(&args.base)?, &decoder, &device)?;
     let config = TecConfig {
-        encoder: encoder(args.student),
+        encoder: encoder(&args.student)?,
         base: BaseConfig {
             dim: base.config().dim,
             heads: base.config().heads,

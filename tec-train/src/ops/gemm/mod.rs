@@ -90,7 +90,7 @@ impl<'a> MatrixMut<'a> {
     /// `self = scale * a b`, by the calling thread.
     pub fn set_product(self, scale: f32, a: Matrix, b: Matrix) -> Result<()> {
         fits(self.rows, self.columns, a, b)?;
-        // SAFETY: every f32 may be written through the other type; `small` writes f32 only.
+        // SAFETY: both types have the same layout, and `crate_product` writes nothing but initialized values.
         let out = unsafe { &mut *(std::ptr::from_mut(self.data) as *mut [MaybeUninit<f32>]) };
         crate_product(
             Start::Zero,
