@@ -1,14 +1,15 @@
 //! The model being trained with its optimizer: one step, its state, and the encoder it leaves.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use candle_core::Tensor;
 
 use super::{
     Progress,
     ema::Ema,
-    gradients::{Gradients, PartLoss},
+    gradients::{Gradients, MeanLoss},
     setup::Setup,
+    workers::{Workers, pieces},
 };
 use crate::{
     Error, Result,
@@ -38,6 +39,7 @@ pub struct Learner {
     ema: Option<Ema>,
     /// As in [`State`].
     seen: u32,
+    workers: Workers,
 }
 
 enum Model {
@@ -80,12 +82,13 @@ pub struct Attention {
     pub index: Tensor,
 }
 
-/// The new model's input `[B, C, S, S]`.
-fn images(setup: &Setup, batch: &Batch) -> Result<Tensor> {
-    let (e, n) = (&setup.encoder, batch.samples.len());
+/// The new model's input `[B, C, S, S]`: some images of a batch.
+fn images(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Tensor> {
+    let e = &setup.encoder;
+    let pixels = part(&batch.pixels, batch.len(), &range)?;
     data::to_tensor(
-        &batch.pixels,
-        n,
+        pixels,
+        range.len(),
         e.image_size,
         e.channels,
         &setup.normalization,
@@ -94,19 +97,19 @@ fn images(setup: &Setup, batch: &Batch) -> Result<Tensor> {
 }
 
 /// What the base says about the same crops, at its own size and normalization.
-fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
+fn targets(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Targets> {
     let Some(base) = &setup.base else {
         return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
     };
-    let (config, n) = (base.vit.config(), batch.samples.len());
+    let config = base.vit.config();
     let pixels = if batch.pixels2.is_empty() {
         &batch.pixels
     } else {
         &batch.pixels2
     };
     let seen = data::to_tensor(
-        pixels,
-        n,
+        part(pixels, batch.len(), &range)?,
+        range.len(),
         config.image_size,
         config.channels,
         &base.normalization,
@@ -114,6 +117,14 @@ fn targets(setup: &Setup, batch: &Batch) -> Result<Targets> {
     )?;
     base.vit
         .targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
+}
+
+/// The pixels of some of `images` images.
+fn part<'a>(pixels: &'a [u8], images: usize, range: &Range<usize>) -> Result<&'a [u8]> {
+    let size = pixels.len() / images.max(1);
+    pixels
+        .get(range.start * size..range.end * size)
+        .ok_or_else(|| Error::Data(format!("images {range:?} of {images} were asked for; please report it")))
 }
 
 /// Parameters named in a message about weights that do not fit.
@@ -156,6 +167,7 @@ impl Learner {
             clip: o.clip_grad,
             ema: None,
             seen: 0,
+            workers: Workers::new(pieces(o.batch / o.accumulate.max(1), model.tokens()).len())?,
             model,
         };
         if let Start::From(checkpoint) = start {
@@ -197,8 +209,7 @@ impl Learner {
 
     /// The start of a step: no gradients yet.
     pub fn gradients(&self, setup: &Setup) -> Gradients {
-        let o = &setup.recipe.optimizer;
-        Gradients::new(o.batch, o.accumulate, self.seen)
+        Gradients::new(self.params().trainable(), setup.recipe.optimizer.batch, self.seen)
     }
 
     /// Adds a part of a step: targets, losses, gradients.
@@ -206,36 +217,41 @@ impl Learner {
     /// # Errors
     /// Shapes that do not fit (a bug).
     pub fn add(&self, setup: &Setup, batch: &Batch, sum: &mut Gradients) -> Result<()> {
-        let images = images(setup, batch)?;
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
-        let masks = Masks::draw(
-            seed,
-            batch.epoch,
-            &batch.samples,
-            setup.encoder.patches(),
-            ratio,
-            &setup.device,
-        )?;
-        let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
-        let part = match &self.model {
-            Model::Mae(mae) => {
-                let total = mae.loss(&images, &masks)?;
-                PartLoss {
-                    feature: value(&total)?,
-                    relation: None,
-                    total,
-                }
-            }
-            Model::Tec(tec) => {
-                let losses = tec.losses(&images, &targets(setup, batch)?, &masks)?;
-                PartLoss {
-                    feature: value(&losses.feature)?,
-                    relation: Some(value(&losses.relation)?),
-                    total: losses.total,
-                }
-            }
+        let masks = |samples: &[u32]| {
+            Masks::draw(
+                seed,
+                batch.epoch,
+                samples,
+                setup.encoder.patches(),
+                ratio,
+                &setup.device,
+            )
         };
-        sum.add(part, batch, &masks, self.params().trainable())
+        sum.note(&batch.samples, &masks(&batch.samples)?)?;
+        sum.add(&self.workers, batch.len(), self.model.tokens(), |range| {
+            let images = images(setup, batch, range.clone())?;
+            let masks = masks(&batch.samples[range.clone()])?;
+            let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+            Ok(match &self.model {
+                Model::Mae(mae) => {
+                    let total = mae.loss(&images, &masks)?;
+                    MeanLoss {
+                        feature: value(&total)?,
+                        relation: None,
+                        total,
+                    }
+                }
+                Model::Tec(tec) => {
+                    let losses = tec.losses(&images, &targets(setup, batch, range)?, &masks)?;
+                    MeanLoss {
+                        feature: value(&losses.feature)?,
+                        relation: Some(value(&losses.relation)?),
+                        total: losses.total,
+                    }
+                }
+            })
+        })
     }
 
     /// The end of a step: AdamW and the average. Nothing is changed if the outcome is not finite.
@@ -250,7 +266,7 @@ impl Learner {
             grad_norm: f64::NAN,
         };
         let seen = sum.seen();
-        if let Some(grads) = sum.finish(self.model.params().trainable())? {
+        if let Some(grads) = sum.finish()? {
             outcome.grad_norm = self.optimizer.step(&grads, lr, self.clip)?;
         }
         if outcome.is_finite() {
@@ -319,8 +335,9 @@ impl Learner {
     /// A tensor operation that fails.
     pub fn attention(&self, setup: &Setup, batch: &Batch, masks: &Masks) -> Result<Option<Attention>> {
         let Model::Tec(tec) = &self.model else { return Ok(None) };
-        let targets = targets(setup, batch)?;
-        let predicted = tec.predict(&images(setup, batch)?, &targets.index, masks)?;
+        let all = 0..batch.len();
+        let targets = targets(setup, batch, all.clone())?;
+        let predicted = tec.predict(&images(setup, batch, all)?, &targets.index, masks)?;
         let tau = f64::from(setup.recipe.objective.att_tau);
         Ok(Some(Attention {
             base: (targets.logits / tau)?,
@@ -403,5 +420,14 @@ impl Model {
             Self::Tec(tec) => tec.params(),
             Self::Mae(mae) => mae.params(),
         }
+    }
+
+    /// Tokens of a whole image, the class token among them.
+    fn tokens(&self) -> usize {
+        let encoder = match self {
+            Self::Tec(tec) => &tec.config().encoder,
+            Self::Mae(mae) => &mae.config().encoder,
+        };
+        1 + encoder.patches()
     }
 }

@@ -11,6 +11,7 @@ mod setup;
 mod tests;
 mod train;
 mod unreadable;
+mod workers;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,8 +29,10 @@ use crate::{
     run_dir::{Existing, RunDir, StepMetrics},
 };
 
+pub use gradients::{Gradients, MeanLoss};
 pub use pictures::{Pictures, loss_plot};
 use setup::Setup;
+pub use workers::{Workers, pieces};
 
 /// A run to do.
 pub struct Job {

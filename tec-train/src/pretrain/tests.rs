@@ -40,7 +40,7 @@ fn parts_of_a_step_add_up_to_it() {
             let mut sum = learner.gradients(setup);
             parts.iter().for_each(|p| learner.add(setup, p, &mut sum).unwrap());
             let losses = [sum.feature(), sum.relation().unwrap_or(0.0)];
-            let grads = sum.finish(&params).unwrap().unwrap();
+            let grads = sum.finish().unwrap().unwrap();
             let values = |var: &candle_core::Var| -> Vec<f32> {
                 grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap()
             };
@@ -70,6 +70,47 @@ fn parts_of_a_step_add_up_to_it() {
             }
         }
     }
+}
+
+/// A batch of several pieces has, to the bit, the same losses and gradients whatever the number of threads, and those of its
+/// halves.
+#[test]
+fn pieces_of_a_batch_do_not_depend_on_threads() {
+    let place = place();
+    let recipe = recipe(place.path(), &["optimizer.batch=360"]);
+    let setup = Setup::new(recipe, Some(Arc::new(generated(360, &[]))), &mut Listener::default()).unwrap();
+    let loader = Loader::new(setup.source.clone(), setup.loader_config()).unwrap();
+    let batch = loader.batches(0, 0, 1).unwrap().next().unwrap().unwrap();
+    assert_eq!(pieces(batch.len(), 17).len(), 4);
+    let step = |threads: usize, parts: &[Batch]| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (learner, _) = setup.learner(None, &mut Listener::default()).unwrap();
+            let mut sum = learner.gradients(&setup);
+            parts
+                .iter()
+                .for_each(|part| learner.add(&setup, part, &mut sum).unwrap());
+            let losses = [sum.feature().to_bits(), sum.relation().unwrap().to_bits()];
+            let (seen, grads) = (sum.seen(), sum.finish().unwrap().unwrap());
+            let bits = |(_, var): &(String, candle_core::Var)| -> Vec<u32> {
+                let values: Vec<f32> = grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                values.into_iter().map(f32::to_bits).collect()
+            };
+            (
+                losses,
+                seen,
+                learner_params(&learner).iter().map(bits).collect::<Vec<_>>(),
+            )
+        })
+    };
+    let one = step(1, std::slice::from_ref(&batch));
+    for threads in [2, 3, 4, 7] {
+        assert!(step(threads, std::slice::from_ref(&batch)) == one, "{threads} threads");
+    }
+    assert!(
+        step(2, &[part(&batch, 0..180), part(&batch, 180..360)]) == one,
+        "two halves"
+    );
 }
 
 fn learner_params(learner: &learner::Learner) -> Vec<(String, candle_core::Var)> {

@@ -9,6 +9,7 @@ use tec_train::{
     Error, Result,
     model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Tec, TecConfig, Vit, VitConfig},
     optim::{AdamW, AdamWConfig},
+    pretrain::{Gradients, MeanLoss, Workers, pieces},
     recipe::{Geometry, Size},
     run_dir::peak_bytes,
 };
@@ -61,7 +62,7 @@ const WARM_UP: usize = 3;
 /// What was measured.
 struct Measured {
     seconds: Vec<f64>,
-    losses: Vec<f32>,
+    losses: Vec<f64>,
 }
 
 /// Runs the verb.
@@ -100,8 +101,8 @@ pub fn run(args: &Args) -> Result<()> {
             "{images_per_s:.2} images/s, peak {} MB, {} threads, loss {:.4} to {:.4}",
             peak_bytes().unwrap_or(0) / 1_000_000,
             pool.current_num_threads(),
-            first.unwrap_or(&f32::NAN),
-            last.unwrap_or(&f32::NAN)
+            first.unwrap_or(&f64::NAN),
+            last.unwrap_or(&f64::NAN)
         ),
     }
     Ok(())
@@ -150,18 +151,33 @@ fn measure(args: &Args) -> Result<Measured> {
     let mut optimizer = AdamW::new(model.params().trainable(), adamw);
     let images = random_images(args, &device)?;
     let samples: Vec<u32> = (0..args.batch as u32).collect();
+    let tokens = 1 + patches;
+    let workers = Workers::new(pieces(args.batch, tokens).len())?;
     let mut measured = Measured {
         seconds: Vec::new(),
         losses: Vec::new(),
     };
     for step in 0..WARM_UP + args.steps {
         let started = Instant::now();
-        let targets = base.targets(&images, 2, top_k)?;
-        let masks = Masks::draw(0, step as u32, &samples, patches, 0.75, &device)?;
-        let losses = model.losses(&images, &targets, &masks)?;
-        optimizer.step(&losses.total.backward()?, 1.5e-4, None)?;
+        let mut sum = Gradients::new(model.params().trainable(), args.batch, 0);
+        sum.add(&workers, args.batch, tokens, |range| {
+            let images = images.narrow(0, range.start, range.len())?;
+            let targets = base.targets(&images, 2, top_k)?;
+            let masks = Masks::draw(0, step as u32, &samples[range], patches, 0.75, &device)?;
+            let losses = model.losses(&images, &targets, &masks)?;
+            let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+            Ok(MeanLoss {
+                feature: value(&losses.feature)?,
+                relation: Some(value(&losses.relation)?),
+                total: losses.total,
+            })
+        })?;
+        let loss = sum.feature() + sum.relation().unwrap_or(0.0);
+        if let Some(grads) = sum.finish()? {
+            optimizer.step(&grads, 1.5e-4, None)?;
+        }
         let seconds = started.elapsed().as_secs_f64();
-        measured.losses.push(losses.total.to_scalar()?);
+        measured.losses.push(loss);
         if step >= WARM_UP {
             measured.seconds.push(seconds);
         }
