@@ -11,6 +11,7 @@ use serde_json::Value;
 use tec_train::model::{
     BaseConfig, DecoderConfig, LoadOptions, Mae, MaeConfig, Masks, Params, Targets, Tec, TecConfig, Vit, VitConfig,
 };
+use tec_train::ops;
 use tec_train::optim::{AdamW, AdamWConfig};
 
 use crate::error::{Error, Result};
@@ -280,7 +281,7 @@ fn tec_losses_and_gradients(record: &mut Record, directory: &Path, device: &Devi
     let losses = tec.losses(&images, &targets(&goldens, device)?, &masks(&goldens, device)?)?;
     near(record, &goldens, "feature_loss", &losses.feature)?;
     near(record, &goldens, "attention_loss", &losses.relation)?;
-    gradients(record, tec.params(), &losses.total.backward()?, &goldens)
+    gradients(record, tec.params(), &ops::backward(&losses.total)?, &goldens)
 }
 
 fn mae_loss_and_gradients(record: &mut Record, directory: &Path, device: &Device) -> Result<()> {
@@ -295,7 +296,7 @@ fn mae_loss_and_gradients(record: &mut Record, directory: &Path, device: &Device
     load(mae.params(), &goldens, "mae.", device)?;
     let loss = mae.loss(&tensor(&goldens, "images", device)?, &masks(&goldens, device)?)?;
     near(record, &goldens, "loss", &loss)?;
-    gradients(record, mae.params(), &loss.backward()?, &goldens)
+    gradients(record, mae.params(), &ops::backward(&loss)?, &goldens)
 }
 
 fn optimizer_steps(record: &mut Record, directory: &Path, device: &Device) -> Result<()> {
@@ -327,7 +328,7 @@ fn optimizer_steps(record: &mut Record, directory: &Path, device: &Device) -> Re
             record.error(&case, what, max_error(loss, &[*expected]), 1, VALUES);
         }
         record.case();
-        adamw.step(&losses.total.backward()?, f64::from(lr), None)?;
+        adamw.step(&ops::backward(&losses.total)?, f64::from(lr), None)?;
     }
     for (name, var) in tec.params().trainable() {
         let golden = without_key_bias(name, goldens.f32(&format!("final.{name}"))?.to_vec());

@@ -7,6 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use tec_core::philox::{Noise, Stream};
 use tec_train::model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Params, Tec, TecConfig, VitConfig};
+use tec_train::ops;
 
 const BATCH: usize = 2;
 
@@ -117,8 +118,8 @@ fn tec_and_grads(
     };
     let tec = Tec::new(config, 3, &Device::Cpu).unwrap();
     let losses = tec.losses(&images(&encoder), &targets, &masks(&encoder)).unwrap();
-    let grads = losses.total.backward().unwrap();
-    let of_features = losses.feature.backward().unwrap();
+    let grads = ops::backward(&losses.total).unwrap();
+    let of_features = ops::backward(&losses.feature).unwrap();
     (tec, grads, of_features)
 }
 
@@ -134,7 +135,7 @@ fn check_tec(encoder: VitConfig, base: VitConfig, decoder: DecoderConfig, top_k:
 fn check_mae(encoder: VitConfig, norm_pix: bool) {
     let (images, masks) = (images(&encoder), masks(&encoder));
     let mae = mae(encoder, norm_pix);
-    let grads = mae.loss(&images, &masks).unwrap().backward().unwrap();
+    let grads = ops::backward(&mae.loss(&images, &masks).unwrap()).unwrap();
     assert_eq!(
         without_gradient(mae.params(), &grads),
         key_biases(mae.params()),

@@ -52,6 +52,9 @@ pub struct Args {
     /// Parts that a step's images are computed in, one after the other, to need less memory
     #[arg(long, value_name = "N")]
     accumulate: Option<usize>,
+    /// Compute blocks again for their gradients instead of keeping what they computed, to need less memory
+    #[arg(long)]
+    grad_checkpointing: bool,
     /// Seed of weights, masks, augmentation and sample order
     #[arg(long)]
     seed: Option<u64>,
@@ -204,6 +207,9 @@ fn builder(args: &Args, stored: Option<&Path>) -> Result<RecipeBuilder> {
             let value = i64::try_from(value).map_err(|_| Error::Usage(format!("{key} = {value}: too large")))?;
             builder.set(key, value);
         }
+    }
+    if args.grad_checkpointing {
+        builder.set("optimizer.grad_checkpointing", true);
     }
     for argument in &args.set {
         builder.set_argument(argument)?;

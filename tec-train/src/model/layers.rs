@@ -4,7 +4,10 @@ use candle_core::Tensor;
 
 use super::observer::{Observer, Site, Unobserved};
 use super::variant::{Activation, Variant};
-use crate::{Result, ops};
+use crate::{
+    Result,
+    ops::{self, BranchWeights, Middle},
+};
 
 /// Layer norms of blocks, encoders and decoders; the encoder adapter alone uses PyTorch's 1e-5.
 pub(crate) const NORM_EPS: f32 = 1e-6;
@@ -70,6 +73,10 @@ impl Linear {
         ops::linear(x, &self.weight, Some(&self.bias))
     }
 
+    fn weights(&self) -> [Tensor; 2] {
+        [self.weight.clone(), self.bias.clone()]
+    }
+
     /// Only the outputs from number `start` on, `len` of them.
     pub(crate) fn some_outputs(&self, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
         let (weight, bias) = (self.weight.narrow(0, start, len)?, self.bias.narrow(0, start, len)?);
@@ -92,6 +99,10 @@ impl LayerNorm {
             bias: scope.take("bias", &[dim], Init::Zeros)?,
             eps,
         })
+    }
+
+    fn weights(&self) -> [Tensor; 2] {
+        [self.weight.clone(), self.bias.clone()]
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -170,6 +181,8 @@ pub(crate) struct Block {
     attn: Attention,
     norm2: LayerNorm,
     mlp: Mlp,
+    /// See [`Block::set_grad_checkpointing`].
+    checkpoint: bool,
 }
 
 impl Block {
@@ -197,11 +210,45 @@ impl Block {
             attn: Attention::new(scope.child("attn"), dim, heads)?,
             norm2: LayerNorm::new(scope.child("norm2"), dim, variant.eps)?,
             mlp: Mlp::with(scope.child("mlp"), dim, variant.hidden, variant.activation)?,
+            checkpoint: false,
         })
     }
 
+    /// Whether the gradient of a block computes again what the block computes, instead of keeping it.
+    pub(crate) fn set_grad_checkpointing(&mut self, on: bool) {
+        self.checkpoint = on;
+    }
+
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.observed(x, 0, &mut Unobserved)
+        self.mlp_branch(&self.attention_branch(x)?)
+    }
+
+    /// `x + attn(norm1(x))`.
+    fn attention_branch(&self, x: &Tensor) -> Result<Tensor> {
+        let weights = BranchWeights {
+            norm: self.norm1.weights(),
+            eps: self.norm1.eps,
+            first: self.attn.qkv.weights(),
+            second: self.attn.proj.weights(),
+        };
+        let heads = self.attn.heads;
+        ops::branch(x, &weights, Middle::Attention { heads }, self.checkpoint)
+    }
+
+    /// `x + mlp(norm2(x))`.
+    fn mlp_branch(&self, x: &Tensor) -> Result<Tensor> {
+        match self.mlp.activation {
+            Activation::Gelu => {
+                let weights = BranchWeights {
+                    norm: self.norm2.weights(),
+                    eps: self.norm2.eps,
+                    first: self.mlp.fc1.weights(),
+                    second: self.mlp.fc2.weights(),
+                };
+                ops::branch(x, &weights, Middle::Gelu, self.checkpoint)
+            }
+            Activation::QuickGelu | Activation::SwiGlu => ops::add(x, &self.mlp.forward(&self.norm2.forward(x)?)?),
+        }
     }
 
     pub(crate) fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
@@ -220,6 +267,9 @@ impl Block {
     ///
     /// Other tokens are then needed for their keys and values only.
     pub(crate) fn decode(&self, tokens: &Tokens, wanted: Option<&Tensor>) -> Result<Tensor> {
+        if let (Tokens::Whole(x), None) = (tokens, wanted) {
+            return self.forward(x);
+        }
         let (attn, dim) = (&self.attn, self.norm1.weight.elem_count());
         let whole = tokens.map(|x| Ok(x.clone()))?;
         let normed = tokens.each(|x| self.norm1.forward(x))?;
@@ -238,8 +288,7 @@ impl Block {
                 )
             }
         };
-        let x = ops::add(&x, &attn.proj.forward(&attended)?)?;
-        ops::add(&x, &self.mlp.forward(&self.norm2.forward(&x)?)?)
+        self.mlp_branch(&ops::add(&x, &attn.proj.forward(&attended)?)?)
     }
 }
 

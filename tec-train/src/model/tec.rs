@@ -121,6 +121,14 @@ impl Tec {
         &self.config
     }
 
+    /// Whether gradients compute again what the blocks computed, instead of keeping it (activation checkpointing; Chen et al.,
+    /// 2016): less memory, more time, the same numbers to the bit. Off at first.
+    pub fn set_grad_checkpointing(&mut self, on: bool) {
+        for block in self.blocks.iter_mut().chain(&mut self.decoder_blocks) {
+            block.set_grad_checkpointing(on);
+        }
+    }
+
     /// The trainable parameters and the fixed tables.
     pub fn params(&self) -> &Params {
         &self.params

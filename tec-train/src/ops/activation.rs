@@ -19,6 +19,11 @@ pub fn add(x: &Tensor, y: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&y.contiguous()?, Add)?)
 }
 
+/// The gradient of `x` in [`gelu`], from that of its result.
+pub fn gelu_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    x.apply_op2_no_bwd(grad, &GeluGradient)
+}
+
 struct Gelu;
 
 impl CustomOp1 for Gelu {
@@ -37,7 +42,7 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        x.apply_op2_no_bwd(&grad.contiguous()?, &GeluGradient).map(Some)
+        gelu_gradient(x, &grad.contiguous()?).map(Some)
     }
 }
 

@@ -25,6 +25,11 @@ pub fn attention_of(q: &Tensor, kv: &Tensor, heads: usize) -> crate::Result<Tens
     Ok(q.contiguous()?.apply_op2(&kv.contiguous()?, AttentionOf { heads })?)
 }
 
+/// The gradient of `qkv` in [`attention`], from that of its result.
+pub fn gradient(qkv: &Tensor, grad: &Tensor, heads: usize) -> Result<Tensor> {
+    qkv.apply_op2_no_bwd(grad, &AttentionGradient { heads })
+}
+
 /// The sizes of the attention of one image.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -199,8 +204,7 @@ impl CustomOp1 for Attention {
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        qkv.apply_op2_no_bwd(&grad.contiguous()?, &AttentionGradient { heads: self.heads })
-            .map(Some)
+        gradient(qkv, &grad.contiguous()?, self.heads).map(Some)
     }
 }
 

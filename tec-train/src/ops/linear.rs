@@ -19,6 +19,19 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> crate::Resu
     })
 }
 
+/// The gradient of `x` in [`linear`], from that of its result, which is contiguous.
+pub fn input_gradient(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    grad.apply_op2_no_bwd(weight, &InputGradient)
+}
+
+/// The gradients of weight and bias in [`linear`], from that of its result, which is contiguous.
+pub fn weight_gradients(grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
+    Ok([
+        grad.apply_op2_no_bwd(x, &WeightGradient)?,
+        grad.apply_op1_no_bwd(&ColumnSums)?,
+    ])
+}
+
 struct Linear;
 
 impl Linear {
@@ -48,10 +61,7 @@ impl Linear {
 
     /// The gradients that somebody asks for.
     fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad_x = x
-            .track_op()
-            .then(|| grad.apply_op2_no_bwd(weight, &InputGradient))
-            .transpose()?;
+        let grad_x = x.track_op().then(|| input_gradient(grad, weight)).transpose()?;
         let grad_weight = weight
             .track_op()
             .then(|| grad.apply_op2_no_bwd(x, &WeightGradient))

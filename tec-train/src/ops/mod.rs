@@ -7,6 +7,7 @@
 
 mod activation;
 mod attention;
+mod branch;
 #[cfg(test)]
 mod composed;
 mod cpu;
@@ -23,6 +24,7 @@ mod tokens;
 
 pub use activation::{add, gelu};
 pub use attention::{attention, attention_of};
+pub use branch::{BranchWeights, Middle, backward, branch};
 pub use linear::linear;
 pub use loss::{feature_loss, relation_loss};
 pub use norm::layer_norm;

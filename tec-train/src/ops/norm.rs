@@ -1,6 +1,6 @@
 //! Layer normalization.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, rows_per_piece, tensor};
@@ -13,6 +13,24 @@ use super::simd;
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> crate::Result<Tensor> {
     Ok(x.contiguous()?
         .apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })?)
+}
+
+/// The gradients of x, weight and bias in [`layer_norm`], from that of its result; `residual` is added to that of x.
+pub fn gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+    eps: f32,
+    residual: Option<&Tensor>,
+) -> Result<[Tensor; 3]> {
+    let (n, width) = (x.elem_count(), weight.elem_count());
+    let residual = residual.cloned();
+    let grads = x.apply_op3_no_bwd(weight, grad, &LayerNormGradient { eps, residual })?;
+    Ok([
+        grads.narrow(0, 0, n)?.reshape(x.shape())?,
+        grads.narrow(0, n, width)?,
+        grads.narrow(0, n + width, width)?,
+    ])
 }
 
 struct LayerNorm {
@@ -64,20 +82,17 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (n, width) = (x.elem_count(), weight.elem_count());
-        let gradient = LayerNormGradient { eps: self.eps };
-        let grads = x.apply_op3_no_bwd(weight, &grad.contiguous()?, &gradient)?;
-        let part = |tensor: &Tensor, start, len| match tensor.track_op() {
-            true => grads.narrow(0, start, len)?.reshape(tensor.shape()).map(Some),
-            false => Ok(None),
-        };
-        Ok((part(x, 0, n)?, part(weight, n, width)?, part(bias, n + width, width)?))
+        let [grad_x, grad_weight, grad_bias] = gradients(x, weight, &grad.contiguous()?, self.eps, None)?;
+        let wanted = |tensor: &Tensor, grad| tensor.track_op().then_some(grad);
+        Ok((wanted(x, grad_x), wanted(weight, grad_weight), wanted(bias, grad_bias)))
     }
 }
 
 /// The gradients of `x`, weight and bias from (x, weight, gradient of the result), one after the other in one tensor.
 struct LayerNormGradient {
     eps: f32,
+    /// What the gradient of x is added to.
+    residual: Option<Tensor>,
 }
 
 impl CustomOp3 for LayerNormGradient {
@@ -100,15 +115,38 @@ impl CustomOp3 for LayerNormGradient {
         let piece = rows_per_piece(width) * width;
         let mut grads = vec![0.0; x.len() + 2 * width];
         let (grad_x, grad_parameters) = grads.split_at_mut(x.len());
+        let residual = match &self.residual {
+            Some(residual) if residual.dims() != l1.dims() => {
+                bail!(
+                    "layer_norm gradient: {:?} is no residual of {:?}",
+                    residual.dims(),
+                    l1.dims()
+                )
+            }
+            residual => residual.as_ref().map(Tensor::contiguous).transpose()?,
+        };
+        let residual = residual.as_ref().map(Tensor::storage_and_layout);
+        let residual = match &residual {
+            Some((storage, layout)) => match &**storage {
+                Storage::Cpu(cpu) => floats(self.name(), cpu, layout)?,
+                _ => bail!("layer_norm gradient: the residual is on another device"),
+            },
+            None => &[],
+        };
         // Sums over rows: by pieces first, then over the pieces in their order.
         let pieces: Vec<Vec<f32>> = grad_x
             .par_chunks_mut(piece)
             .zip(x.par_chunks(piece).zip(grad.par_chunks(piece)))
-            .map(|(grad_x, (x, grad))| {
+            .enumerate()
+            .map(|(number, (grad_x, (x, grad)))| {
                 let mut sums = vec![0.0; 2 * width];
                 let (grad_weight, grad_bias) = sums.split_at_mut(width);
                 simd::layer_norm_backward_rows(x, weight, self.eps, grad, grad_x, grad_weight, grad_bias)
                     .map_err(refused)?;
+                // Where there is a residual it is as long as x.
+                if let Some(residual) = residual.get(number * piece..number * piece + grad_x.len()) {
+                    simd::add_rows(residual, grad_x);
+                }
                 Ok(sums)
             })
             .collect::<Result<_>>()?;

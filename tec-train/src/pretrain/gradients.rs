@@ -157,7 +157,7 @@ fn piece(images: usize, batch: usize, loss: MeanLoss, vars: &[Var]) -> Result<Pi
             true => loss.total,
             false => (loss.total * (images as f64 / batch as f64))?,
         };
-        let mut all = total.backward()?;
+        let mut all = ops::backward(&total)?;
         let mut grads = GradStore::default();
         for var in vars {
             if let Some(grad) = all.remove(var) {

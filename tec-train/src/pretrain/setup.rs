@@ -164,8 +164,16 @@ impl Setup {
         };
         let (o, seed) = (&self.recipe.optimizer, self.recipe.seed);
         match self.recipe.method {
-            Method::Tec => Learner::tec(Tec::new(self.tec_config()?, seed, &self.device)?, o, start, progress),
-            Method::Mae => Learner::mae(Mae::new(self.mae_config(), seed, &self.device)?, o, start, progress),
+            Method::Tec => {
+                let mut model = Tec::new(self.tec_config()?, seed, &self.device)?;
+                model.set_grad_checkpointing(o.grad_checkpointing);
+                Learner::tec(model, o, start, progress)
+            }
+            Method::Mae => {
+                let mut model = Mae::new(self.mae_config(), seed, &self.device)?;
+                model.set_grad_checkpointing(o.grad_checkpointing);
+                Learner::mae(model, o, start, progress)
+            }
         }
     }
 

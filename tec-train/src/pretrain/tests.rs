@@ -113,6 +113,32 @@ fn pieces_of_a_batch_do_not_depend_on_threads() {
     );
 }
 
+/// Activation checkpointing changes no bit of a run.
+#[test]
+fn blocks_computed_again_give_the_same_weights() {
+    let place = place();
+    for method in ["method=tec", "method=mae"] {
+        let encoder = |name: &str, checkpointing: &str| {
+            let settings = ["optimizer.batch=8", method, checkpointing];
+            let name = format!("{name} {method}");
+            go(
+                place.path(),
+                &name,
+                generated(24, &[]),
+                &settings,
+                &mut Listener::default(),
+            )
+            .unwrap();
+            encoder_of(place.path(), &name)
+        };
+        let kept = encoder("kept", "optimizer.grad_checkpointing=false");
+        assert!(
+            kept == encoder("again", "optimizer.grad_checkpointing=true"),
+            "{method}"
+        );
+    }
+}
+
 fn learner_params(learner: &learner::Learner) -> Vec<(String, candle_core::Var)> {
     learner.params().trainable().to_vec()
 }

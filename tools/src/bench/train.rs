@@ -46,6 +46,9 @@ pub struct Args {
     /// Arithmetic of the products: none is f32
     #[arg(long, value_parser = ["none"], default_value = "none")]
     amp: String,
+    /// Compute blocks again for their gradients instead of keeping what they computed
+    #[arg(long)]
+    grad_checkpointing: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -141,7 +144,8 @@ fn measure(args: &Args) -> Result<Measured> {
     };
     let patches = config.encoder.patches();
     let top_k = patches.min(15);
-    let model = Tec::new(config, 0, &device)?;
+    let mut model = Tec::new(config, 0, &device)?;
+    model.set_grad_checkpointing(args.grad_checkpointing);
     let adamw = AdamWConfig {
         beta1: 0.9,
         beta2: 0.95,

@@ -141,9 +141,10 @@ impl Block<'_> {
             let columns = COLUMNS.min(self.columns - column);
             let start = self.start.skip(column);
             for (i, a) in packed[..needed].chunks_exact(depth * ROWS).enumerate() {
-                let tile = tile(a, b);
                 let rows = ROWS.min(rows - i * ROWS);
                 let out = &mut out[i * ROWS * stride + column..];
+                let start = start.skip_rows((first + i * ROWS) * stride);
+                let tile = tile(a, b);
                 match (rows, columns) {
                     (ROWS, COLUMNS) => self.store(&tile, start, out, stride),
                     _ => self.store_part(&tile, start, out, stride, rows, columns),
@@ -158,19 +159,23 @@ impl Block<'_> {
     fn store(&self, tile: &[[__m256; 2]; ROWS], start: Start, out: &mut [MaybeUninit<f32>], stride: usize) {
         let scale = _mm256_set1_ps(self.scale);
         let out = &mut out[..(ROWS - 1) * stride + COLUMNS];
-        for (tile, out) in tile.iter().zip(out.chunks_mut(stride)) {
+        for (row, (tile, out)) in tile.iter().zip(out.chunks_mut(stride)).enumerate() {
             let out = out[..COLUMNS].as_mut_ptr().cast::<f32>();
             let before = match start {
-                Start::Zero => None,
-                Start::Bias(bias) => Some(bias[..COLUMNS].as_ptr()),
-                Start::Add => Some(out.cast_const()),
+                Start::Zero => [None, None],
+                Start::Bias(bias) => [Some(bias[..COLUMNS].as_ptr()), None],
+                Start::Add => [Some(out.cast_const()), None],
+                Start::Rows(rows, bias) => [
+                    Some(bias[..COLUMNS].as_ptr()),
+                    Some(rows[row * stride..][..COLUMNS].as_ptr()),
+                ],
             };
             for (half, &sum) in tile.iter().enumerate() {
                 let mut sum = _mm256_mul_ps(sum, scale);
-                // SAFETY: both point to COLUMNS elements, of which a half begins at 8 * half; where `out` is added to, the
+                // SAFETY: all point to COLUMNS elements, of which a half begins at 8 * half; where `out` is added to, the
                 // caller or the block before has written it.
                 unsafe {
-                    if let Some(before) = before {
+                    for before in before.into_iter().flatten() {
                         sum = _mm256_add_ps(sum, _mm256_loadu_ps(before.add(8 * half)));
                     }
                     _mm256_storeu_ps(out.add(8 * half), sum);
@@ -202,6 +207,7 @@ impl Block<'_> {
                 match start {
                     Start::Zero => out.write(sum),
                     Start::Bias(bias) => out.write(sum + bias[column]),
+                    Start::Rows(rows, bias) => out.write(sum + bias[column] + rows[row * stride + column]),
                     // SAFETY: the caller or the block before has written it.
                     Start::Add => out.write(sum + unsafe { out.assume_init() }),
                 };

@@ -54,6 +54,8 @@ pub enum Start<'a> {
     Bias(&'a [f32]),
     /// What is there.
     Add,
+    /// Rows side by side as those of the result, and one value a column.
+    Rows(&'a [f32], &'a [f32]),
 }
 
 impl Start<'_> {
@@ -61,6 +63,15 @@ impl Start<'_> {
     fn skip(self, columns: usize) -> Self {
         match self {
             Self::Bias(bias) => Self::Bias(&bias[columns..]),
+            Self::Rows(rows, bias) => Self::Rows(&rows[columns..], &bias[columns..]),
+            other => other,
+        }
+    }
+
+    /// The same from another row on, which begins at element `offset`.
+    fn skip_rows(self, offset: usize) -> Self {
+        match self {
+            Self::Rows(rows, bias) => Self::Rows(&rows[offset..], bias),
             other => other,
         }
     }
@@ -106,13 +117,32 @@ impl<'a> MatrixMut<'a> {
 
 /// `start + a b` as rows side by side, by all threads of the current rayon pool.
 pub fn product(bias: Option<&[f32]>, a: Matrix, b: Matrix) -> Result<Vec<f32>> {
+    let columns = b.columns;
+    match bias {
+        Some(bias) if bias.len() != columns => bail!("product: {} biases for {columns} columns", bias.len()),
+        Some(bias) => start_product(Start::Bias(bias), a, b),
+        None => start_product(Start::Zero, a, b),
+    }
+}
+
+/// `start + bias + a b`, where `start` has rows side by side like the result's; else as [`product`].
+pub fn product_onto(start: &[f32], bias: &[f32], a: Matrix, b: Matrix) -> Result<Vec<f32>> {
+    if Some(start.len()) != a.rows.checked_mul(b.columns) || bias.len() != b.columns {
+        bail!(
+            "product: {} values and {} biases do not fit [{}, {}]",
+            start.len(),
+            bias.len(),
+            a.rows,
+            b.columns
+        );
+    }
+    start_product(Start::Rows(start, bias), a, b)
+}
+
+/// The caller has checked that `start` fits.
+fn start_product(start: Start, a: Matrix, b: Matrix) -> Result<Vec<f32>> {
     let (rows, columns) = (a.rows, b.columns);
     fits(rows, columns, a, b)?;
-    let start = match bias {
-        Some(bias) if bias.len() != columns => bail!("product: {} biases for {columns} columns", bias.len()),
-        Some(bias) => Start::Bias(bias),
-        None => Start::Zero,
-    };
     let Some(len) = rows.checked_mul(columns) else {
         bail!("product: [{rows}, {columns}] is too large");
     };
@@ -144,11 +174,20 @@ fn crate_product(
     if a.rows == 0 || b.columns == 0 {
         return;
     }
-    if let Start::Bias(bias) = start {
-        for row in out.chunks_mut(stride).take(a.rows) {
-            row.iter_mut().zip(bias).for_each(|(out, bias)| {
+    for (number, row) in out.chunks_mut(stride).take(a.rows).enumerate() {
+        match start {
+            Start::Zero | Start::Add => break,
+            Start::Bias(bias) => row.iter_mut().zip(bias).for_each(|(out, bias)| {
                 out.write(*bias);
-            });
+            }),
+            Start::Rows(rows, bias) => {
+                let rows = &rows[number * b.columns..];
+                row.iter_mut()
+                    .zip(rows.iter().zip(bias))
+                    .for_each(|(out, (row, bias))| {
+                        out.write(row + bias);
+                    });
+            }
         }
     }
     let add = !matches!(start, Start::Zero);
