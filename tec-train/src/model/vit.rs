@@ -274,13 +274,15 @@ impl Vit {
         let prefix = self.variant.prefix();
         let mut x = self.embed(images, &mut Unobserved)?;
         let mut sum: Option<Tensor> = None;
-        // Only the last block's stay: every block overwrites the one before.
         let mut last_qkv = Capture {
             site: Site::Qkv,
             values: None,
         };
         for (number, block) in self.blocks.iter().enumerate() {
-            x = block.observed(&x, number, &mut last_qkv)?;
+            x = match number + 1 == depth {
+                true => block.observed(&x, number, &mut last_qkv)?,
+                false => block.forward(&x)?,
+            };
             if number + last_layers >= depth {
                 let output = x.narrow(1, prefix, patches)?.contiguous()?;
                 sum = Some(match sum {
