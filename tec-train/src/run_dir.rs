@@ -227,6 +227,11 @@ impl RunDir {
         self.root.join("skipped.txt")
     }
 
+    /// `damaged.txt`: images that were used although their coded data are damaged, as [`Self::skipped_path`].
+    pub fn damaged_path(&self) -> PathBuf {
+        self.root.join("damaged.txt")
+    }
+
     /// Images that could not be read, with the reason.
     ///
     /// # Errors

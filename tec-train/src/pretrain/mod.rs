@@ -106,6 +106,8 @@ pub struct Summary {
     pub loss: f64,
     /// Different images that could not be read.
     pub skipped: usize,
+    /// Different images whose coded data are damaged; they were used as far as they decode.
+    pub damaged: usize,
     /// Seconds this process trained.
     pub seconds: f64,
     /// Seconds of them that the k-NN probe took.
