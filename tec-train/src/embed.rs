@@ -29,25 +29,32 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// Opens `encoder.tec` (by its first bytes), a safetensors or PyTorch checkpoint, or a folder of Hugging Face.
+    /// Opens `encoder.tec` (by its first bytes), a safetensors or PyTorch checkpoint, or a folder of Hugging Face; `options` say
+    /// what such a checkpoint does not.
     ///
     /// # Errors
-    /// A file that is neither, with the reason.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// A file that is neither, with the reason; options for `encoder.tec`, which leaves nothing open.
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
         let fail = |reason: String| Error::File {
             path: path.to_path_buf(),
             reason,
         };
         if path.is_dir() {
-            return Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?);
+            return Self::float(Vit::load(path, options, &Device::Cpu)?);
         }
         let mut start = [0; tec_edge::format::MAGIC.len()];
         let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
         read.map_err(|e| fail(format!("cannot be read: {e}")))?;
         if start == tec_edge::format::MAGIC {
+            if *options != LoadOptions::default() {
+                return Err(Error::Usage(format!(
+                    "{}: an int8 encoder says everything itself; leave --heads, --prefix and --activation out",
+                    path.display()
+                )));
+            }
             return Ok(Self::Device(EdgeEncoder::open(path)?));
         }
-        Self::float(Vit::load(path, &LoadOptions::default(), &Device::Cpu)?)
+        Self::float(Vit::load(path, options, &Device::Cpu)?)
     }
 
     /// An f32 encoder; where nothing says how its input is normalized, as ImageNet's.

@@ -1,7 +1,10 @@
 //! The run directory, the same for every run: `recipe.toml`, `checkpoints/`, `encoder.safetensors`, `metrics.jsonl`,
-//! TensorBoard events, `report/`.
+//! TensorBoard events, `report/`, `lock`.
+
+mod lock;
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -9,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::lock::RunLock;
 use crate::{Error, Result, atomic, recipe::Recipe};
 
 /// What to do with an output directory that exists.
@@ -85,7 +89,7 @@ impl RunDir {
             Existing::Resume if !is_run => usage("no run (it has no recipe.toml); nothing to resume"),
             Existing::Resume => Ok(()),
             _ if !root.exists() => Ok(()),
-            Existing::Overwrite if is_run => Ok(()),
+            Existing::Overwrite if is_run || root.is_dir() && is_unbegun(root) => Ok(()),
             Existing::Overwrite => {
                 usage("exists and is no run (it has no recipe.toml), so it is not removed; choose another --out")
             }
@@ -94,27 +98,30 @@ impl RunDir {
         }
     }
 
-    /// Creates the directory with its recipe. With [`Existing::Overwrite`] a run that is there is removed first.
+    /// Creates the directory with its recipe and locks it. With [`Existing::Overwrite`] a run that is there is removed first.
     ///
     /// # Errors
-    /// As [`Self::check`], and a directory that cannot be written.
-    pub fn create(root: &Path, recipe: &Recipe, existing: Existing) -> Result<Self> {
+    /// As [`Self::check`], a directory that another process trains in, and one that cannot be written.
+    pub fn create(root: &Path, recipe: &Recipe, existing: Existing) -> Result<(Self, RunLock)> {
         Self::check(root, existing)?;
         let fail = |e: std::io::Error| Error::File {
             path: root.to_path_buf(),
             reason: format!("cannot be written: {e}"),
         };
-        if existing == Existing::Overwrite && root.exists() {
-            fs::remove_dir_all(root).map_err(fail)?;
-        }
         fs::create_dir_all(root).map_err(fail)?;
+        let lock = RunLock::acquire(root)?;
+        // Another process may have made a run here since, and ended.
+        Self::check(root, existing)?;
+        if existing == Existing::Overwrite {
+            remove_contents(root).map_err(fail)?;
+        }
         let dir = Self {
             root: root.to_path_buf(),
         };
         // A directory with a recipe is a run, whatever else it lacks.
         atomic::write(&dir.recipe_path(), recipe.to_toml()?.as_bytes())?;
         dir.complete()?;
-        Ok(dir)
+        Ok((dir, lock))
     }
 
     /// Makes the folders of a run whose process was killed before it could.
@@ -220,6 +227,11 @@ impl RunDir {
         self.root.join("skipped.txt")
     }
 
+    /// `damaged.txt`: images that were used although their coded data are damaged, as [`Self::skipped_path`].
+    pub fn damaged_path(&self) -> PathBuf {
+        self.root.join("damaged.txt")
+    }
+
     /// Images that could not be read, with the reason.
     ///
     /// # Errors
@@ -284,8 +296,24 @@ impl RunDir {
 
 /// Whether nothing is in a directory but what a process killed while it made a run there may have left.
 fn is_unbegun(root: &Path) -> bool {
-    let leftover = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| atomic::is_leftover(&e.file_name()));
-    fs::read_dir(root).is_ok_and(|mut entries| entries.all(leftover))
+    let leftover = |name: &OsStr| name == lock::NAME || atomic::is_leftover(name);
+    let of_no_matter = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| leftover(&e.file_name()));
+    fs::read_dir(root).is_ok_and(|mut entries| entries.all(of_no_matter))
+}
+
+/// Removes what is in a run's directory but for its lock; the recipe last, so that until then it is known as a run.
+fn remove_contents(root: &Path) -> std::io::Result<()> {
+    let mut recipe = None;
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        match (entry.file_name(), entry.file_type()?.is_dir()) {
+            (name, _) if name == lock::NAME => {}
+            (name, _) if name == "recipe.toml" => recipe = Some(entry.path()),
+            (_, true) => fs::remove_dir_all(entry.path())?,
+            (_, false) => fs::remove_file(entry.path())?,
+        }
+    }
+    recipe.map_or(Ok(()), fs::remove_file)
 }
 
 fn to_json(metrics: &StepMetrics) -> Result<String> {
@@ -361,7 +389,7 @@ mod tests {
     fn run() -> (tempfile::TempDir, RunDir) {
         let folder = tempfile::tempdir().unwrap();
         let recipe = crate::recipe::RecipeBuilder::new().build().unwrap();
-        let run = RunDir::create(&folder.path().join("run"), &recipe, Existing::Refuse).unwrap();
+        let (run, _) = RunDir::create(&folder.path().join("run"), &recipe, Existing::Refuse).unwrap();
         (folder, run)
     }
 
@@ -416,7 +444,9 @@ mod tests {
         let root = folder.path().join("run");
         fs::create_dir(&root).unwrap();
         fs::write(root.join(".writing-abc"), "half").unwrap();
+        fs::write(root.join("lock"), "").unwrap();
         RunDir::check(&root, Existing::Refuse).unwrap();
+        RunDir::check(&root, Existing::Overwrite).unwrap();
         fs::write(root.join("notes.txt"), "mine").unwrap();
         assert!(RunDir::check(&root, Existing::Refuse).is_err());
         // Killed right after the recipe.

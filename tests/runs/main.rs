@@ -7,6 +7,7 @@
 mod command;
 mod full_disk;
 mod kills;
+mod locked;
 mod signals;
 mod splits;
 

@@ -8,7 +8,11 @@ use tec_train::{
     embed::{Encoder, embed_source},
 };
 
-use crate::{encoder::locate_checkpoint, eval::pool, output};
+use crate::{
+    encoder::{Unsaid, locate_checkpoint},
+    eval::pool,
+    output,
+};
 
 /// Arguments of `tec embed`.
 #[derive(clap::Args)]
@@ -19,6 +23,8 @@ pub struct Args {
     /// Encoder (safetensors: f32; encoder.tec: int8, as the device computes) or run directory
     #[arg(long, value_name = "ENCODER|RUN")]
     encoder: PathBuf,
+    #[command(flatten)]
+    unsaid: Unsaid,
     /// Embedding: the mean of the patch tokens, or the class token
     #[arg(long, value_parser = ["mean", "cls"], default_value = "mean")]
     pool: String,
@@ -32,7 +38,8 @@ pub struct Args {
 
 /// Runs the verb: one line an image, its path and its embedding.
 pub fn run(args: &Args) -> Result<()> {
-    let encoder = Encoder::open(&locate_checkpoint(&args.encoder, "--encoder")?)?;
+    let path = locate_checkpoint(&args.encoder, "--encoder")?;
+    let encoder = Encoder::open(&path, &args.unsaid.options())?;
     let (mut unreadable, mut done) = (0, 0);
     for path in &args.images {
         let source: Arc<dyn data::Source> = match path.is_dir() {

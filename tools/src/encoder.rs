@@ -1,8 +1,38 @@
-//! Finding the file that a path, a run directory or a run's name means.
+//! Finding the file that a path, a run directory or a run's name means, and what the user says about it.
 
 use std::path::{Path, PathBuf};
 
-use tec_train::{Error, Result, model::in_folder, run_dir::RunDir};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use tec_train::{
+    Error, Result,
+    model::{Activation, LoadOptions, in_folder},
+    run_dir::RunDir,
+};
+
+/// What weights do not show, where their file does not say it. (A recipe has the same of its base: `base.heads`, …)
+#[derive(clap::Args)]
+pub struct Unsaid {
+    /// Attention heads of the encoder, where its file does not say
+    #[arg(long)]
+    heads: Option<usize>,
+    /// What the names of the encoder's parameters begin with, where a file holds several models
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Nonlinearity of the encoder's MLPs, where its file does not say
+    #[arg(long, value_parser = PossibleValuesParser::new(Activation::ALL.map(Activation::name)).try_map(|name| name.parse::<Activation>()))]
+    activation: Option<Activation>,
+}
+
+impl Unsaid {
+    /// For loading.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            heads: self.heads,
+            prefix: self.prefix.clone(),
+            activation: self.activation,
+        }
+    }
+}
 
 /// Whether a folder is one of Hugging Face's, with its weights, and no run.
 pub fn is_hub_folder(folder: &Path) -> bool {

@@ -14,7 +14,11 @@ use tec_train::{
     model::Pool,
 };
 
-use crate::{encoder::locate_checkpoint, output, progress::Counter};
+use crate::{
+    encoder::{Unsaid, locate_checkpoint},
+    output,
+    progress::Counter,
+};
 
 /// The kinds of evaluation.
 #[derive(Subcommand)]
@@ -29,6 +33,8 @@ pub struct KnnArgs {
     /// Encoder (safetensors or encoder.tec) or run directory
     #[arg(value_name = "ENCODER|RUN")]
     encoder: PathBuf,
+    #[command(flatten)]
+    unsaid: Unsaid,
     /// Labeled images that vote: a folder with one subfolder a class, or an IDX file
     #[arg(long, value_name = "DIR")]
     train: PathBuf,
@@ -75,7 +81,7 @@ fn knn(args: &KnnArgs) -> Result<()> {
             });
         }
     }
-    let encoder = Encoder::open(&path)?;
+    let encoder = Encoder::open(&path, &args.unsaid.options())?;
     let pool = pool(&args.pool);
     let embed = |what: &str, source: Arc<dyn data::Source>| -> Result<Features> {
         let counter = Counter::new(what, source.len());

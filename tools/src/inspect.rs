@@ -14,7 +14,10 @@ use tec_train::{
     run_dir::RunDir,
 };
 
-use crate::{encoder::is_hub_folder, output};
+use crate::{
+    encoder::{Unsaid, is_hub_folder},
+    output,
+};
 
 /// Arguments of `tec inspect`.
 #[derive(clap::Args)]
@@ -22,12 +25,8 @@ pub struct Args {
     /// An image, a checkpoint, an encoder, or a run directory
     #[arg(value_name = "IMAGE|CHECKPOINT|ENCODER|RUN")]
     path: PathBuf,
-    /// Attention heads of the encoder, where its file does not say
-    #[arg(long)]
-    heads: Option<usize>,
-    /// What the names of the encoder's parameters begin with, where a file holds several models
-    #[arg(long)]
-    prefix: Option<String>,
+    #[command(flatten)]
+    unsaid: Unsaid,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -35,12 +34,7 @@ pub struct Args {
 
 /// Runs the verb: what the file is, one fact a line.
 pub fn run(args: &Args) -> Result<()> {
-    let options = LoadOptions {
-        heads: args.heads,
-        prefix: args.prefix.clone(),
-        ..LoadOptions::default()
-    };
-    let facts = facts(&args.path, &options)?;
+    let facts = facts(&args.path, &args.unsaid.options())?;
     if args.json {
         output::json(&facts);
     } else if let Value::Object(map) = &facts {
@@ -104,7 +98,7 @@ fn facts(path: &Path, options: &LoadOptions) -> Result<Value> {
         .and_then(|file| file.take(512).read_to_end(&mut start))
         .map_err(|e| fail(e.to_string()))?;
     if start.starts_with(&tec_edge::format::MAGIC) {
-        return device_facts(path);
+        return device_facts(path, options);
     }
     let extension = path
         .extension()
@@ -190,8 +184,8 @@ fn names(all: &[String]) -> Value {
     json!({"count": all.len(), "first": all.iter().take(SHOWN).collect::<Vec<_>>()})
 }
 
-fn device_facts(path: &Path) -> Result<Value> {
-    let Encoder::Device(edge) = Encoder::open(path)? else {
+fn device_facts(path: &Path, options: &LoadOptions) -> Result<Value> {
+    let Encoder::Device(edge) = Encoder::open(path, options)? else {
         return Err(Error::File {
             path: path.to_path_buf(),
             reason: "is no encoder.tec".into(),

@@ -123,6 +123,14 @@ pub fn run(args: &Args) -> Result<()> {
             list.display()
         );
     }
+    if summary.damaged > 0 {
+        let list = summary.run.damaged_path();
+        eprintln!(
+            "images used although their data are damaged: {}; {} lists them",
+            summary.damaged,
+            list.display()
+        );
+    }
     if !summary.finished {
         eprintln!(
             "stopped after {} steps; go on with: {}",
@@ -131,9 +139,9 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     match args.json {
-        true => {
-            output::json(&json!({"run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped}))
-        }
+        true => output::json(&json!({
+            "run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped, "damaged": summary.damaged,
+        })),
         false => output::line(&root),
     }
     if summary.interrupted {

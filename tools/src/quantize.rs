@@ -10,7 +10,11 @@ use tec_train::{
     run_dir::RunDir,
 };
 
-use crate::{encoder::locate_checkpoint, export::refuse_existing, output};
+use crate::{
+    encoder::{Unsaid, locate_checkpoint},
+    export::refuse_existing,
+    output,
+};
 
 /// Arguments of `tec quantize`.
 #[derive(clap::Args)]
@@ -18,6 +22,8 @@ pub struct Args {
     /// f32 encoder (safetensors) or run directory
     #[arg(value_name = "ENCODER|RUN")]
     encoder: PathBuf,
+    #[command(flatten)]
+    unsaid: Unsaid,
     /// Images to calibrate on, and others to compare f32 with int8 on: a folder or an IDX file
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -52,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     atomic::require_folder(&out)?;
     let source: Arc<dyn data::Source> = Arc::from(data::open(&args.data)?);
-    let Encoder::Float { vit, normalization } = Encoder::open(&path)? else {
+    let Encoder::Float { vit, normalization } = Encoder::open(&path, &args.unsaid.options())? else {
         return Err(Error::Usage(format!(
             "{}: is quantized already; give the f32 encoder",
             path.display()

@@ -15,7 +15,7 @@ use tec_train::{
         Features,
         knn::{self, KnnConfig},
     },
-    model::Pool,
+    model::{LoadOptions, Pool},
     pretrain::{self, Job, Summary},
     quantize,
     recipe::{Recipe, RecipeBuilder, named},
@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("new model (TEC)", &new, new_recipe.optimizer.epochs),
     ] {
         let path = summary.run.encoder_path();
-        let (accuracy, features) = measure(&Encoder::open(&path)?)?;
+        let (accuracy, features) = measure(&Encoder::open(&path, &LoadOptions::default())?)?;
         float_features = Some(features);
         let bytes = size(&path)?;
         rows.push(Row {
@@ -149,13 +149,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
 
     eprintln!("5/5 int8: calibrate, quantize, run through tec-edge");
-    let Encoder::Float { vit, normalization } = Encoder::open(&new.run.encoder_path())? else {
+    let Encoder::Float { vit, normalization } = Encoder::open(&new.run.encoder_path(), &LoadOptions::default())? else {
         return Err(Error::Data("the new model's encoder is not f32".into()));
     };
     let made = quantize::from_source(&vit, &normalization, train.clone(), CALIBRATION, THREADS)?;
     let device_file = new.run.device_encoder_path();
     tec_train::atomic::write(&device_file, &made.bytes)?;
-    let (accuracy, int8_features) = measure(&Encoder::open(&device_file)?)?;
+    let (accuracy, int8_features) = measure(&Encoder::open(&device_file, &LoadOptions::default())?)?;
     let cosine = float_features
         .map(|f| quantize::cosines(&f, &int8_features))
         .transpose()?;

@@ -142,6 +142,36 @@ fn what_cannot_be_read_is_skipped_counted_and_listed() {
 }
 
 #[test]
+fn damaged_images_are_used_counted_and_listed() {
+    let place = Place::new();
+    let sample = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tec-image/tests/data");
+        std::fs::read(path.join(name)).unwrap()
+    };
+    // Two of five would be far too many, if they counted as unreadable.
+    for n in 0..3 {
+        place.write(&format!("data/{n}.jpg"), jpeg(&picture(n, 40, 30).into()));
+    }
+    place.write("data/gap.jpg", sample("gap.jpg"));
+    place.write("data/stops.jpg", sample("stops.jpg"));
+    // Whole images, so that the damage is in the crop.
+    let run = format!("pretrain --method mae --data data --out run --batch 5 {SMALL} --set data.scale=[1,1] --json");
+    let outcome = place.tec(&run).ok();
+    assert!(
+        outcome.stderr.contains("damaged: 2; run/damaged.txt lists"),
+        "{outcome}"
+    );
+    let end = outcome.json().pop().unwrap();
+    assert_eq!((&end["damaged"], &end["skipped"]), (&2.into(), &0.into()));
+    assert!(!place.path("run/skipped.txt").exists());
+    let listed = String::from_utf8(place.read("run/damaged.txt")).unwrap();
+    let mut names: Vec<&str> = listed.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["gap.jpg", "stops.jpg"], "each once: {listed}");
+    assert!(listed.lines().all(|line| line.contains("\tdamaged: ")), "{listed}");
+}
+
+#[test]
 fn batches_of_which_nothing_can_be_read_are_passed_over() {
     let place = Place::new();
     for n in 0..3 {

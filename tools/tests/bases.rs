@@ -87,3 +87,87 @@ fn foreign_bases_are_inspected_trained_from_and_embedded_with() {
         &["4 register tokens", "base"],
     );
 }
+
+#[test]
+fn every_verb_takes_what_the_file_does_not_say() {
+    let place = Place::new();
+    place.images("photos", 0, 12);
+    for case in ["ibot_full", "timm_plain"] {
+        bring(&place, case);
+    }
+    let ibot = "ibot_full/checkpoint.pth";
+    let verbs = [
+        format!("embed photos --encoder {ibot}"),
+        format!("eval knn {ibot} --train photos --test photos --k 3"),
+        format!("quantize {ibot} --data photos --out ibot.tec"),
+    ];
+    for verb in &verbs {
+        place.refuses(
+            verb,
+            USAGE,
+            &["ibot_full/checkpoint.pth", "attention heads", "`--heads`"],
+        );
+        place.refuses(
+            &format!("{verb} --heads 3"),
+            USAGE,
+            &["ibot_full/checkpoint.pth", "heads"],
+        );
+        place.refuses(
+            &format!("{verb} --heads 2 --activation swiglu"),
+            USAGE,
+            &["`--activation`", "no gates"],
+        );
+        place.refuses(
+            &format!("{verb} --heads 2 --activation relu"),
+            USAGE,
+            &["gelu, quick_gelu, swiglu"],
+        );
+        place.tec(&format!("{verb} --heads 2")).ok();
+    }
+
+    // Inspecting reports what the others refuse.
+    let inspect = |told: &str| {
+        place
+            .tec(&format!("inspect {ibot} {told} --json"))
+            .ok()
+            .json()
+            .remove(0)
+    };
+    let reason = inspect("")["reason"].as_str().unwrap().to_string();
+    assert!(reason.contains("`--heads`"), "{reason}");
+    let facts = inspect("--heads 2 --activation quick_gelu");
+    assert_eq!(
+        (&facts["heads"], &facts["activation"]),
+        (&json!(2), &json!("quick_gelu"))
+    );
+
+    // Each of the three changes what is computed.
+    let embed = |told: &str| {
+        let embedded = place.tec(&format!("{} {told}", verbs[0])).ok().stdout;
+        assert_eq!(embedded.lines().count(), 12);
+        embedded
+    };
+    let teacher = embed("--heads 2");
+    assert_eq!(teacher, embed("--heads 2 --prefix teacher.backbone --activation gelu"));
+    for other in [
+        "--heads 1",
+        "--heads 2 --prefix student.module.backbone",
+        "--heads 2 --activation quick_gelu",
+    ] {
+        assert_ne!(teacher, embed(other), "{other}");
+    }
+
+    // What is quantized is the model with the heads that were given, and its file says so.
+    place
+        .tec("quantize timm_plain/plain.safetensors --data photos --heads 2")
+        .ok();
+    let device = "timm_plain/encoder.tec";
+    let facts = place.tec(&format!("inspect {device} --json")).ok().json().remove(0);
+    assert_eq!((&facts["precision"], &facts["heads"]), (&json!("int8"), &json!(2)));
+    place.tec(&format!("embed photos --encoder {device}")).ok();
+    place.refuses(
+        &format!("embed photos --encoder {device} --heads 2"),
+        USAGE,
+        &[device, "leave --heads"],
+    );
+}

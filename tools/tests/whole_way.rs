@@ -72,6 +72,7 @@ fn assert_shape(place: &Place, run: &str, checkpoints: &[&str]) {
     expected.extend(
         [
             "encoder.safetensors",
+            "lock",
             "metrics.jsonl",
             "recipe.toml",
             "report/index.html",

@@ -1,6 +1,7 @@
 //! What each target does with an input, and what it starts from.
 
 pub mod core_ops;
+pub mod data_source;
 pub mod encoder_file;
 pub mod forged_file;
 pub mod image_file;
@@ -23,4 +24,12 @@ macro_rules! targets {
 }
 
 /// All targets.
-pub const ALL: [Target; 6] = targets![encoder_file, forged_file, request, core_ops, pytorch_file, image_file];
+pub const ALL: [Target; 7] = targets![
+    encoder_file,
+    forged_file,
+    request,
+    core_ops,
+    pytorch_file,
+    image_file,
+    data_source
+];

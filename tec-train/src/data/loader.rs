@@ -137,6 +137,8 @@ pub struct Batch {
     pub labels: Vec<Option<u32>>,
     /// The images that cannot be used.
     pub skipped: Vec<Skipped>,
+    /// Those of `samples` whose coded data are damaged where the crop needed them: they are used as far as they decode.
+    pub damaged: Vec<u32>,
     /// How long the caller waited for this batch.
     pub wait: Duration,
 }
@@ -376,6 +378,9 @@ impl Batches {
                     batch.pixels.extend_from_slice(&image.pixels);
                     batch.pixels2.extend_from_slice(&image.pixels2);
                     batch.samples.push(sample);
+                    if image.damaged {
+                        batch.damaged.push(sample);
+                    }
                     batch.labels.push(self.source.label(index));
                 }
                 Some(Outcome::Skipped(reason)) => {

@@ -38,6 +38,8 @@ pub(super) enum Outcome {
 pub(super) struct Prepared {
     pub pixels: Vec<u8>,
     pub pixels2: Vec<u8>,
+    /// Whether coded data of its file were damaged, as far as the crop needed them.
+    pub damaged: bool,
 }
 
 /// Threads that take jobs until they are dropped. Dropping waits for the images under way, not for those still queued.
@@ -151,10 +153,10 @@ fn prepare(source: &dyn Source, config: &LoaderConfig, job: &Job, tools: &mut To
         stream: Stream::Augment,
     };
     let place = |width, height| config.augment.place(width, height, config.image_size, &noise);
-    let (image, placement) = match source.read(job.sample as usize)? {
+    let (image, placement, damaged) = match source.read(job.sample as usize)? {
         Stored::Pixels(image) => {
             let placement = place(image.width, image.height);
-            (image, placement)
+            (image, placement, false)
         }
         Stored::File(bytes) => {
             let smallest = config
@@ -166,7 +168,7 @@ fn prepare(source: &dyn Source, config: &LoaderConfig, job: &Job, tools: &mut To
                 flip = placement.flip;
                 placement.region
             })?;
-            (image, Placement { region, flip })
+            (image, Placement { region, flip }, tools.decoder.damaged())
         }
     };
     // Grey is repeated last, which gives the same values; RGB becomes grey first, as PIL's users do it.
@@ -184,5 +186,9 @@ fn prepare(source: &dyn Source, config: &LoaderConfig, job: &Job, tools: &mut To
     };
     let pixels = take(config.image_size)?;
     let pixels2 = config.second_size.map_or(Ok(Vec::new()), take)?;
-    Ok(Prepared { pixels, pixels2 })
+    Ok(Prepared {
+        pixels,
+        pixels2,
+        damaged,
+    })
 }

@@ -12,7 +12,7 @@ use super::weights_file::WeightsFile;
 use crate::{Error, Result};
 
 /// How to read a checkpoint that does not say everything itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Attention heads, which weights do not show. `None`: what the file or its configuration says, or else what published
     /// models of that width have.

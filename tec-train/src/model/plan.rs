@@ -80,7 +80,7 @@ impl Plan {
             variant.activation = match (options.activation, sidecar.activation.clone()) {
                 (Some(Activation::SwiGlu), _) => {
                     return Err(Error::Usage(format!(
-                        "{}: `base.activation` is swiglu, but its MLPs have no gates",
+                        "{}: `--activation` (`base.activation`) is swiglu, but its MLPs have no gates; give another or none",
                         source.display()
                     )));
                 }
@@ -181,7 +181,8 @@ fn choose_prefix(file: &WeightsFile, options: &LoadOptions) -> Result<String> {
     match meant.as_slice() {
         [one] => Ok((*one).clone()),
         several => Err(Error::Usage(format!(
-            "{}: holds several models, under the prefixes {}; name the one that is meant as `base.prefix`",
+            "{}: holds several models, under the prefixes {}; name the one that is meant with `--prefix`, for a \
+             base of `tec pretrain` as `base.prefix`",
             file.path.display(),
             several
                 .iter()
@@ -262,7 +263,7 @@ fn heads(
     known.ok_or_else(|| {
         Error::Usage(format!(
             "{}: weights do not show the number of attention heads, and a width of {dim} is no multiple of 64: give the number \
-             as `base.heads`",
+             with `--heads`, for a base of `tec pretrain` as `base.heads`",
             source.display()
         ))
     })

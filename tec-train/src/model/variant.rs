@@ -1,8 +1,11 @@
 //! What sets a frozen base apart from the plain vision transformer that is trained here.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::layers::NORM_EPS;
+use crate::Error;
 
 /// The nonlinearity of a block's MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Gelu, Self::QuickGelu, Self::SwiGlu];
+
     /// Its name in recipes and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -33,6 +39,21 @@ impl Activation {
             Self::SwiGlu => 2 * hidden,
             _ => hidden,
         }
+    }
+}
+
+impl FromStr for Activation {
+    type Err = Error;
+
+    /// The activation of that name, see [`Activation::name`].
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|activation| activation.name() == name);
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "`{name}` is no activation; give {}",
+                Self::ALL.map(Self::name).join(", ")
+            ))
+        })
     }
 }
 

@@ -1,14 +1,15 @@
-//! What a run writes as it goes: `metrics.jsonl`, TensorBoard events, the list of skipped images.
+//! What a run writes as it goes: `metrics.jsonl`, TensorBoard events, the lists of skipped and of damaged images.
 
 use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
     io::Write,
+    path::PathBuf,
 };
 
 use crate::{
     Error, Result,
-    data::Skipped,
+    data::{Batch, Source},
     report::EventWriter,
     run_dir::{MetricsLog, RunDir, StepMetrics},
 };
@@ -17,8 +18,8 @@ use crate::{
 pub struct Log {
     metrics: MetricsLog,
     events: EventWriter,
-    skipped: HashSet<String>,
-    run: RunDir,
+    skipped: Names,
+    damaged: Names,
 }
 
 impl Log {
@@ -32,17 +33,11 @@ impl Log {
             0 => EventWriter::create(run.root())?,
             _ => EventWriter::resume(run.root(), step as u64 + 1)?,
         };
-        let listed = fs::read_to_string(run.skipped_path()).unwrap_or_default();
-        let skipped = listed
-            .lines()
-            .filter_map(|l| l.split('\t').next())
-            .map(str::to_string)
-            .collect();
         Ok(Self {
             metrics,
             events,
-            skipped,
-            run: run.clone(),
+            skipped: Names::open(run.skipped_path()),
+            damaged: Names::open(run.damaged_path()),
         })
     }
 
@@ -70,30 +65,29 @@ impl Log {
         Ok(())
     }
 
-    /// Lists images that could not be read, each once.
+    /// Lists a batch's images that could not be read, and those that are damaged, each once.
     ///
     /// # Errors
     /// A full disk, say.
-    pub fn skipped(&mut self, skipped: &[Skipped]) -> Result<()> {
-        for image in skipped {
-            if !self.skipped.insert(image.name.clone()) {
-                continue;
-            }
-            let path = self.run.skipped_path();
-            let line = format!("{}\t{}\n", image.name, image.reason.replace(['\n', '\t'], " "));
-            let file = OpenOptions::new().create(true).append(true).open(&path);
-            file.and_then(|mut f| f.write_all(line.as_bytes()))
-                .map_err(|e| Error::File {
-                    path,
-                    reason: format!("cannot be written: {e}"),
-                })?;
+    pub fn images(&mut self, batch: &Batch, source: &dyn Source) -> Result<()> {
+        for image in &batch.skipped {
+            self.skipped.add(image.name.clone(), &image.reason)?;
+        }
+        for &sample in &batch.damaged {
+            let reason = "damaged: some of its coded data make no sense; used as far as it decodes";
+            self.damaged.add(source.name(sample as usize), reason)?;
         }
         Ok(())
     }
 
     /// How many different images could not be read.
     pub fn skipped_count(&self) -> usize {
-        self.skipped.len()
+        self.skipped.known.len()
+    }
+
+    /// How many different images were used although they are damaged.
+    pub fn damaged_count(&self) -> usize {
+        self.damaged.known.len()
     }
 
     /// Brings everything to the files, and the metrics to the disk: a checkpoint must not be ahead of them.
@@ -103,5 +97,38 @@ impl Log {
     pub fn flush(&mut self) -> Result<()> {
         self.metrics.sync()?;
         self.events.flush()
+    }
+}
+
+/// A file that lists images, one a line with a reason.
+struct Names {
+    path: PathBuf,
+    known: HashSet<String>,
+}
+
+impl Names {
+    /// Goes on with a list; there is no file as long as it is empty.
+    fn open(path: PathBuf) -> Self {
+        let listed = fs::read_to_string(&path).unwrap_or_default();
+        let names = listed.lines().filter_map(|line| line.split('\t').next());
+        Self {
+            known: names.map(str::to_string).collect(),
+            path,
+        }
+    }
+
+    fn add(&mut self, name: String, reason: &str) -> Result<()> {
+        if self.known.contains(&name) {
+            return Ok(());
+        }
+        let line = format!("{name}\t{}\n", reason.replace(['\n', '\t'], " "));
+        let file = OpenOptions::new().create(true).append(true).open(&self.path);
+        file.and_then(|mut f| f.write_all(line.as_bytes()))
+            .map_err(|e| Error::File {
+                path: self.path.clone(),
+                reason: format!("cannot be written: {e}"),
+            })?;
+        self.known.insert(name);
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     data::{Loader, Source},
     model::{EncoderMetadata, Vit},
     recipe::Recipe,
-    run_dir::{Existing, RunDir, StepMetrics},
+    run_dir::{Existing, RunDir, RunLock, StepMetrics},
 };
 
 pub use gradients::{Gradients, MeanLoss};
@@ -106,6 +106,8 @@ pub struct Summary {
     pub loss: f64,
     /// Different images that could not be read.
     pub skipped: usize,
+    /// Different images whose coded data are damaged; they were used as far as they decode.
+    pub damaged: usize,
     /// Seconds this process trained.
     pub seconds: f64,
     /// Seconds of them that the k-NN probe took.
@@ -122,19 +124,25 @@ pub struct Summary {
 ///
 /// # Errors
 /// Settings that do not fit together, unreadable data or base (nothing is written then); a non-finite loss, naming the
-/// step, the samples and the last checkpoint; too many images that cannot be read, naming them; a disk that is full.
+/// step, the samples and the last checkpoint; too many images that cannot be read, naming them; a disk that is full; a
+/// directory that another process trains in.
 pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
     RunDir::check(&job.out, job.existing)?;
     if job.max_steps == Some(0) {
         return Err(Error::Usage("--max-steps 0: give at least 1".into()));
     }
-    let setup = Setup::new(job.recipe, job.source, progress)?;
+    // Before anything slow, so that a run under way is known at once.
     let resumed = match job.existing {
-        Existing::Resume => Some(RunDir::open(&job.out)?),
+        Existing::Resume => Some((RunDir::open(&job.out)?, RunLock::acquire(&job.out)?)),
+        Existing::Overwrite if job.out.exists() => {
+            drop(RunLock::acquire(&job.out)?);
+            None
+        }
         _ => None,
     };
+    let setup = Setup::new(job.recipe, job.source, progress)?;
     let found = match &resumed {
-        Some(run) => state_of(run, &setup, progress)?,
+        Some((run, _)) => state_of(run, &setup, progress)?,
         None => None,
     };
     let (learner, step) = setup.learner(found.as_ref(), progress)?;
@@ -142,14 +150,19 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
     drop(found);
     let loader = Loader::new(setup.source.clone(), setup.loader_config())?;
     // From here on there is something to keep.
-    let run = match &resumed {
-        Some(run) => run.clone(),
+    let is_new = resumed.is_none();
+    // Held until the end.
+    let (run, lock) = match resumed {
+        Some(locked) => locked,
         None => RunDir::create(&job.out, &setup.recipe, job.existing)?,
     };
+    if let Some(doubt) = lock.doubt() {
+        progress.note(doubt);
+    }
     run.sweep()?;
     let result = train::train(&setup, &run, learner, step, &loader, job.max_steps, progress);
     progress.end();
-    if result.is_err() && resumed.is_none() {
+    if result.is_err() && is_new {
         // What went wrong first is what the user should read.
         let _ = run.discard_unless_begun();
     }

@@ -211,6 +211,7 @@ pub fn write_report(setup: &Setup, summary: &Summary) -> Result<PathBuf> {
                 e.channels
             ),
         ),
+        ("Damaged images", summary.damaged.to_string()),
         ("Seed", setup.recipe.seed.to_string()),
         ("Images a step", images_a_step(setup)),
         ("Gradient clipping", or_none(o.clip_grad)),

@@ -115,7 +115,7 @@ impl Training<'_> {
             };
             waited += batch.wait.as_secs_f64();
             self.unreadable.note(&batch, &*setup.source);
-            self.log.skipped(&batch.skipped).map_err(|e| self.unwritten(e))?;
+            self.log.images(&batch, &*setup.source).map_err(|e| self.unwritten(e))?;
             if !batch.is_empty() {
                 self.learner.add(setup, &batch, &mut sum)?;
                 samples.extend(batch.samples);
@@ -277,6 +277,7 @@ impl Training<'_> {
             interrupted: interrupted && self.step < all_steps,
             loss: self.loss,
             skipped: self.log.skipped_count(),
+            damaged: self.log.damaged_count(),
             seconds: started.elapsed().as_secs_f64(),
             probe_seconds: self.probe_seconds,
             pictures: Pictures::default(),

@@ -63,6 +63,25 @@ fn faulty(count: u32, fault: fn(usize) -> bool, panics: bool) -> Arc<dyn Source>
     })
 }
 
+/// What the decoder fills with grey stays in the batch, and the batch says so.
+#[test]
+fn damaged_images_are_used_and_named() {
+    let names = ["full.jpg", "gap.jpg", "half.jpg", "stops.jpg"];
+    let path = |name| {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tec-image/tests/data")
+            .join(name)
+    };
+    let source = Arc::new(crate::data::Files::new(names.map(path).to_vec()));
+    let config = LoaderConfig {
+        threads: 2,
+        ..LoaderConfig::eval(16, 3, 4)
+    };
+    let batches = collect(&Loader::new(source, config).unwrap(), 0, 0, 1);
+    assert_eq!((batches.len(), batches[0].len(), batches[0].skipped.len()), (1, 4, 0));
+    assert_eq!(batches[0].damaged, [1, 3]);
+}
+
 /// Orders computed in Python from Philox numbers and numpy's stable argsort.
 #[test]
 fn the_order_is_the_argsort_of_the_noise() {
