@@ -116,7 +116,7 @@ impl AdamW {
     pub fn step(&mut self, grads: &GradStore, lr: f64, clip: Option<f64>) -> Result<f64> {
         let grads: Vec<Vec<f32>> = self
             .parameters
-            .iter()
+            .par_iter()
             .map(|p| p.gradient(grads))
             .collect::<Result<_>>()?;
         let norm = grads.iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();

@@ -6,9 +6,9 @@
 //! the number of threads.
 
 use std::arch::x86_64::{
-    __m256, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
-    _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
-    _mm256_unpacklo_ps,
+    __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
+    _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 use std::array;
 use std::cell::RefCell;
@@ -144,6 +144,10 @@ impl Block<'_> {
                 let rows = ROWS.min(rows - i * ROWS);
                 let out = &mut out[i * ROWS * stride + column..];
                 let start = start.skip_rows((first + i * ROWS) * stride);
+                fetch(out, rows, columns, stride);
+                if let Start::Rows(added, _) = start {
+                    fetch(added, rows, columns, stride);
+                }
                 let tile = tile(a, b);
                 match (rows, columns) {
                     (ROWS, COLUMNS) => self.store(&tile, start, out, stride),
@@ -216,21 +220,50 @@ impl Block<'_> {
     }
 }
 
+/// Asks for the lines of a tile's rows, which begin `stride` elements apart in `data`, so that they are in the cache when the tile
+/// is computed: its end would wait for them.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn fetch<T>(data: &[T], rows: usize, columns: usize, stride: usize) {
+    for row in data.chunks(stride).take(rows) {
+        // 64 bytes at most lie in two lines at most.
+        for end in [row.first(), row.get(columns - 1)].into_iter().flatten() {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(end).cast());
+        }
+    }
+}
+
 /// The product of one panel of `a` and one of `b`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn tile(a: &[f32], b: &[f32]) -> [[__m256; 2]; ROWS] {
     let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-    for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLUMNS)) {
-        // SAFETY: `b` has two halves of 8 elements.
-        let (left, right) = unsafe { (_mm256_loadu_ps(b.as_ptr()), _mm256_loadu_ps(b.as_ptr().add(8))) };
-        for (sums, a) in sums.iter_mut().zip(a) {
-            let a = _mm256_broadcast_ss(a);
-            sums[0] = _mm256_fmadd_ps(a, left, sums[0]);
-            sums[1] = _mm256_fmadd_ps(a, right, sums[1]);
-        }
+    // Two columns at a time: measured faster than one, three or four.
+    let (pairs_a, pairs_b) = (a.chunks_exact(2 * ROWS), b.chunks_exact(2 * COLUMNS));
+    let (last_a, last_b) = (pairs_a.remainder(), pairs_b.remainder());
+    for (a, b) in pairs_a.zip(pairs_b) {
+        let ((a, next_a), (b, next_b)) = (a.split_at(ROWS), b.split_at(COLUMNS));
+        add_column(&mut sums, a, b);
+        add_column(&mut sums, next_a, next_b);
+    }
+    if last_a.len() == ROWS && last_b.len() == COLUMNS {
+        add_column(&mut sums, last_a, last_b);
     }
     sums
+}
+
+/// Adds the products of ROWS values of `a` with COLUMNS values of `b`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_column(sums: &mut [[__m256; 2]; ROWS], a: &[f32], b: &[f32]) {
+    let b = &b[..COLUMNS];
+    // SAFETY: `b` has two halves of 8 elements.
+    let (left, right) = unsafe { (_mm256_loadu_ps(b.as_ptr()), _mm256_loadu_ps(b.as_ptr().add(8))) };
+    for (sums, a) in sums.iter_mut().zip(a) {
+        let a = _mm256_broadcast_ss(a);
+        sums[0] = _mm256_fmadd_ps(a, left, sums[0]);
+        sums[1] = _mm256_fmadd_ps(a, right, sums[1]);
+    }
 }
 
 /// Packs `W` rows from `first` on: the values of the first column of `depth`, then those of the second, and so on. Rows that
