@@ -38,7 +38,9 @@ impl Pictures {
         let config = LoaderConfig {
             batch_size: IMAGES.min(setup.source.len()),
             augment: Augment::Eval,
-            order: Order::Sequential,
+            // Not the first ones: those are often of one class.
+            order: Order::Shuffled { drop_last: true },
+            group: 1,
             ..setup.loader_config()
         };
         let mut batches = Loader::new(setup.source.clone(), config)?.batches(0, 0, 1)?;
