@@ -168,8 +168,7 @@ pub struct OptimizerSection {
     /// Equal parts in which a step's images are computed one after the other, their gradients summed: less memory for the
     /// same step.
     pub accumulate: usize,
-    /// Gradients compute again what blocks computed, instead of keeping it: less memory and about a quarter more time, the same
-    /// numbers.
+    /// Gradients compute again what blocks computed, instead of keeping it: less memory, more time, the same numbers.
     pub grad_checkpointing: bool,
     /// Passes over the data.
     pub epochs: usize,
