@@ -115,21 +115,21 @@ pub fn run(args: &Args) -> Result<()> {
     interrupt::settle();
     let summary = pretrain::run(job, &mut reporter)?;
     let root = summary.run.root().display().to_string();
-    if summary.skipped > 0 {
-        let list = summary.run.skipped_path();
-        eprintln!(
-            "images left out because they could not be read: {}; {} lists them",
+    for (images, count, list) in [
+        (
+            "left out because they could not be read",
             summary.skipped,
-            list.display()
-        );
-    }
-    if summary.damaged > 0 {
-        let list = summary.run.damaged_path();
-        eprintln!(
-            "images used although their data are damaged: {}; {} lists them",
+            summary.run.skipped_path(),
+        ),
+        (
+            "used although their data are damaged",
             summary.damaged,
-            list.display()
-        );
+            summary.run.damaged_path(),
+        ),
+    ] {
+        if count > 0 {
+            eprintln!("images {images}: {count}; {} lists them", list.display());
+        }
     }
     if !summary.finished {
         eprintln!(

@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::cpu::{floats, tensor};
+use super::cpu::{floats, tensor, with_floats};
 use super::gemm::{Matrix, product_onto};
 use super::{activation, attention, linear, norm};
 use crate::Error;
@@ -211,9 +211,9 @@ impl CustomOp3 for Branch {
         if l1.dims().last() != Some(&outputs) {
             bail!("branch: {:?} cannot be added to {outputs} outputs", l1.dims());
         }
-        let sum = with_floats(&inside.middle, |middle| {
-            with_floats(weight, |weight| {
-                with_floats(bias, |bias| {
+        let sum = with_floats(self.name(), &inside.middle, |middle| {
+            with_floats(self.name(), weight, |weight| {
+                with_floats(self.name(), bias, |bias| {
                     let rows = x.len() / outputs.max(1);
                     let (a, b) = (
                         Matrix::new(middle, rows, inputs, inputs)?,
@@ -243,15 +243,5 @@ impl CustomOp3 for Branch {
             .gradients(x, &grad.contiguous()?)
             .map_err(candle_core::Error::wrap)?;
         Ok((Some(grad_x), Some(grad_weight), Some(grad_bias)))
-    }
-}
-
-/// The values of a CPU tensor that is no argument of the operation.
-fn with_floats<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => f(floats("branch", cpu, layout)?),
-        _ => bail!("branch: a tensor is on another device than the tokens"),
     }
 }

@@ -1,6 +1,6 @@
 //! What the CPU side of every operation needs: slices of tensors, and pieces of work that do not depend on the thread count.
 
-use candle_core::{CpuStorage, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// The values of a contiguous f32 tensor.
 pub fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -10,6 +10,15 @@ pub fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<
 /// The values of a contiguous u32 tensor.
 pub fn indices<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [u32]> {
     contiguous(op, storage.as_slice()?, layout)
+}
+
+/// What `f` makes of the values of a contiguous f32 tensor on the CPU that is no argument of the operation.
+pub fn with_floats<T>(op: &str, x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(cpu) => f(floats(op, cpu, layout)?),
+        _ => bail!("{op}: a tensor is on another device than the others"),
+    }
 }
 
 fn contiguous<'a, T>(op: &str, values: &'a [T], layout: &Layout) -> Result<&'a [T]> {

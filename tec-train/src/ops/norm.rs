@@ -1,9 +1,9 @@
 //! Layer normalization.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{floats, refused, rows_per_piece, tensor};
+use super::cpu::{floats, refused, rows_per_piece, tensor, with_floats};
 use super::simd;
 
 /// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` `[D]`. Differentiable in all three.
@@ -109,30 +109,32 @@ impl CustomOp3 for LayerNormGradient {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let width = width(l1, l2)?;
+        width(l1, l2)?;
         let (x, weight) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
         let grad = floats(self.name(), s3, l3)?;
+        let grads = match &self.residual {
+            None => self.compute(x, weight, grad, None)?,
+            Some(residual) if residual.dims() != l1.dims() => bail!(
+                "layer_norm gradient: {:?} is no residual of {:?}",
+                residual.dims(),
+                l1.dims()
+            ),
+            Some(residual) => with_floats(self.name(), residual, |residual| {
+                self.compute(x, weight, grad, Some(residual))
+            })?,
+        };
+        let len = grads.len();
+        tensor(grads, len)
+    }
+}
+
+impl LayerNormGradient {
+    /// The three gradients, one after the other; `residual`, as long as `x`, is added to the first.
+    fn compute(&self, x: &[f32], weight: &[f32], grad: &[f32], residual: Option<&[f32]>) -> Result<Vec<f32>> {
+        let width = weight.len();
         let piece = rows_per_piece(width) * width;
         let mut grads = vec![0.0; x.len() + 2 * width];
         let (grad_x, grad_parameters) = grads.split_at_mut(x.len());
-        let residual = match &self.residual {
-            Some(residual) if residual.dims() != l1.dims() => {
-                bail!(
-                    "layer_norm gradient: {:?} is no residual of {:?}",
-                    residual.dims(),
-                    l1.dims()
-                )
-            }
-            residual => residual.as_ref().map(Tensor::contiguous).transpose()?,
-        };
-        let residual = residual.as_ref().map(Tensor::storage_and_layout);
-        let residual = match &residual {
-            Some((storage, layout)) => match &**storage {
-                Storage::Cpu(cpu) => floats(self.name(), cpu, layout)?,
-                _ => bail!("layer_norm gradient: the residual is on another device"),
-            },
-            None => &[],
-        };
         // Sums over rows: by pieces first, then over the pieces in their order.
         let pieces: Vec<Vec<f32>> = grad_x
             .par_chunks_mut(piece)
@@ -143,15 +145,14 @@ impl CustomOp3 for LayerNormGradient {
                 let (grad_weight, grad_bias) = sums.split_at_mut(width);
                 simd::layer_norm_backward_rows(x, weight, self.eps, grad, grad_x, grad_weight, grad_bias)
                     .map_err(refused)?;
-                // Where there is a residual it is as long as x.
-                if let Some(residual) = residual.get(number * piece..number * piece + grad_x.len()) {
-                    simd::add_rows(residual, grad_x);
+                if let Some(residual) = residual {
+                    let start = number * piece;
+                    simd::add_rows(&residual[start..start + grad_x.len()], grad_x);
                 }
                 Ok(sums)
             })
             .collect::<Result<_>>()?;
         pieces.iter().for_each(|sums| simd::add_rows(sums, grad_parameters));
-        let len = grads.len();
-        tensor(grads, len)
+        Ok(grads)
     }
 }

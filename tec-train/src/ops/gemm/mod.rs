@@ -271,6 +271,7 @@ mod tests {
     #[test]
     fn products_of_strided_matrices_equal_plain_sums() {
         let (a, b, bias) = (values(40_000, 1), values(40_000, 2), values(100, 4));
+        let more = values(7_000, 5);
         for (m, k, n) in [
             (1, 7, 5),
             (50, 32, 50),
@@ -297,6 +298,7 @@ mod tests {
                     .set_product(0.5, a, b)
                     .unwrap();
                 let plain = product(None, a, b).unwrap();
+                let added = &more[..m * n];
                 let with_bias = product(Some(&bias[..n]), a, b).unwrap();
                 let mut crates = vec![MaybeUninit::new(0.0); m * n];
                 crate_product(
@@ -307,6 +309,16 @@ mod tests {
                     (&mut crates, n),
                     gemm::Parallelism::None,
                 );
+                let onto = product_onto(added, &bias[..n], a, b).unwrap();
+                let mut crates_onto = vec![MaybeUninit::new(0.0); m * n];
+                crate_product(
+                    Start::Rows(added, &bias[..n]),
+                    1.0,
+                    a,
+                    b,
+                    (&mut crates_onto, n),
+                    gemm::Parallelism::None,
+                );
                 for i in 0..m * 70 {
                     let (row, column) = (i / 70, i % 70);
                     if column >= n {
@@ -315,12 +327,16 @@ mod tests {
                     }
                     let (sum, bias) = (sum(row, column), f64::from(bias[column]));
                     // SAFETY: every element was given a value above.
-                    let crates = unsafe { crates[row * n + column].assume_init() };
+                    let [crates, crates_onto] =
+                        [&crates, &crates_onto].map(|all| unsafe { all[row * n + column].assume_init() });
+                    let added = f64::from(added[row * n + column]);
                     for (actual, expected) in [
                         (scaled[i], 0.5 * sum),
                         (plain[row * n + column], sum),
                         (with_bias[row * n + column], sum + bias),
                         (crates, sum + bias),
+                        (onto[row * n + column], sum + bias + added),
+                        (crates_onto, sum + bias + added),
                     ] {
                         assert!(
                             (f64::from(actual) - expected).abs() < 1e-5,
