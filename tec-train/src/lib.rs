@@ -7,6 +7,7 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod embed;
 mod error;
 pub mod eval;

@@ -1,5 +1,6 @@
 //! AdamW and the learning-rate schedule.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::f64::consts::PI;
 
@@ -74,16 +75,16 @@ struct Parameter {
 }
 
 /// The moments of one parameter, for a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Moments<'a> {
     /// The parameter's name.
     pub name: &'a str,
     /// The parameter's shape, which both moments have.
     pub shape: &'a [usize],
     /// The mean of gradients.
-    pub first: &'a [f32],
+    pub first: Cow<'a, [f32]>,
     /// The mean of squared gradients.
-    pub second: &'a [f32],
+    pub second: Cow<'a, [f32]>,
 }
 
 impl AdamW {
@@ -145,8 +146,8 @@ impl AdamW {
         self.parameters.iter().map(|p| Moments {
             name: &p.name,
             shape: p.var.dims(),
-            first: &p.first,
-            second: &p.second,
+            first: Cow::Borrowed(&p.first),
+            second: Cow::Borrowed(&p.second),
         })
     }
 
@@ -417,7 +418,7 @@ mod tests {
         assert!(
             optimizer
                 .moments()
-                .all(|m| m.first.iter().chain(m.second).all(|&v| v == 0.0))
+                .all(|m| m.first.iter().chain(&*m.second).all(|&v| v == 0.0))
         );
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tec_train::{
     Error, Result,
+    device::DeviceName,
     pretrain::{self, Job},
     recipe::{Method, Recipe, RecipeBuilder, named},
     run_dir::{Existing, RunDir},
@@ -70,9 +71,9 @@ pub struct Args {
     /// Remove the run in --out first
     #[arg(long)]
     overwrite: bool,
-    /// Where to compute
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    device: String,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceName,
     /// Print one JSON object a step on standard output
     #[arg(long)]
     json: bool,
@@ -80,7 +81,6 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    check_device(&args.device)?;
     if args.print_recipe {
         let recipe = builder(args, None)?.build()?;
         output::line(recipe.to_toml()?.trim_end());
@@ -111,6 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
         existing,
         source: None,
         max_steps: args.max_steps,
+        device: args.device,
     };
     interrupt::settle();
     let summary = pretrain::run(job, &mut reporter)?;
@@ -167,16 +168,6 @@ fn keep_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Only the CPU computes for now; any other device is refused in words.
-fn check_device(device: &str) -> Result<()> {
-    match device {
-        "cpu" => Ok(()),
-        other => Err(Error::Usage(format!(
-            "--device {other}: this build computes on the CPU only; use --device cpu"
-        ))),
-    }
 }
 
 /// The recipe of a file, a name or a run (`stored`), with flags and `--set` applied.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Tensor, Var, backprop::GradStore};
 
-use super::workers::{Workers, pieces};
+use super::workers::Workers;
 use crate::{Error, Result, model::Masks, ops};
 
 /// The losses of some images, each the mean over them.
@@ -69,7 +69,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`pieces`]; `loss` computes
+    /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`Workers::pieces`]; `loss` computes
     /// those of a range of them. Once a loss is not finite only losses are added.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Gradients {
         tokens: usize,
         loss: impl Fn(Range<usize>) -> Result<MeanLoss> + Sync,
     ) -> Result<()> {
-        let (pieces, batch, vars) = (pieces(images, tokens), self.batch, self.vars.clone());
+        let (pieces, batch, vars) = (workers.pieces(images, tokens), self.batch, self.vars.clone());
         let work = |number: usize| {
             let range = pieces[number].clone();
             let images = range.len();

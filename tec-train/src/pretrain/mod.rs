@@ -24,6 +24,7 @@ use crate::{
     Error, Result,
     checkpoint::{self, Checkpoint},
     data::{Loader, Source},
+    device::DeviceName,
     model::{EncoderMetadata, Vit},
     recipe::Recipe,
     run_dir::{Existing, RunDir, RunLock, StepMetrics},
@@ -46,6 +47,8 @@ pub struct Job {
     pub source: Option<Arc<dyn Source>>,
     /// Stop, with a checkpoint, after this many steps in all.
     pub max_steps: Option<usize>,
+    /// Where to compute.
+    pub device: DeviceName,
 }
 
 /// What is going to be done, for progress displays.
@@ -131,6 +134,7 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
     if job.max_steps == Some(0) {
         return Err(Error::Usage("--max-steps 0: give at least 1".into()));
     }
+    let device = job.device.open()?;
     // Before anything slow, so that a run under way is known at once.
     let resumed = match job.existing {
         Existing::Resume => Some((RunDir::open(&job.out)?, RunLock::acquire(&job.out)?)),
@@ -140,7 +144,7 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
         }
         _ => None,
     };
-    let setup = Setup::new(job.recipe, job.source, progress)?;
+    let setup = Setup::new(job.recipe, job.source, &device, progress)?;
     let found = match &resumed {
         Some((run, _)) => state_of(run, &setup, progress)?,
         None => None,
