@@ -29,7 +29,7 @@ pub(crate) enum Arg {
 }
 
 /// How the elements of a tensor are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Float {
     F32,
     Bf16,

@@ -16,7 +16,7 @@ const LEAST: (i32, i32) = (8, 0);
 /// What is missing, in words that end without a full stop.
 pub fn open(number: usize) -> Result<Device, String> {
     libraries::load()?;
-    let refused = |what: &str| move |e: result::DriverError| format!("{what}: {}", reason(e));
+    let refused = |what: &'static str| move |e: result::DriverError| format!("{what}: {}", reason(e));
     result::init().map_err(refused("the NVIDIA driver does not start"))?;
     let count = result::device::get_count().map_err(refused("the NVIDIA driver does not count its GPUs"))?;
     let ordinal = i32::try_from(number).unwrap_or(i32::MAX);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::{
-    CudaDevice, CudaStorage, DType, Layout, Result, Shape,
+    CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor,
     backend::BackendStorage,
     bail,
     cuda_backend::cudarc::{
@@ -16,7 +16,7 @@ use candle_core::{
 };
 use half::bf16;
 
-use crate::cuda::launch::{Arg, Float, Launch};
+use crate::cuda::{Arg, Float, Launch, elementwise};
 
 mod product;
 
@@ -51,6 +51,23 @@ fn address<T: candle_core::cuda_backend::CudaDType>(op: &str, storage: &CudaStor
             Ok(slice.device_ptr(&stream).0 + (start * size_of::<T>()) as u64)
         }
         _ => bail!("{op}: a tensor {:?} is not contiguous", layout.dims()),
+    }
+}
+
+/// What `f` makes of the address of a contiguous f32 tensor on the GPU that is no argument of the operation.
+pub fn with_floats<T>(op: &str, x: &Tensor, f: impl FnOnce(u64) -> Result<T>) -> Result<T> {
+    with_values(op, x, |(float, address)| match float {
+        Float::F32 => f(address),
+        Float::Bf16 => bail!("{op}: a tensor has bf16 values where f32 ones belong"),
+    })
+}
+
+/// What `f` makes of type and address of a contiguous tensor on the GPU that is no argument of the operation.
+pub fn with_values<T>(op: &str, x: &Tensor, f: impl FnOnce((Float, u64)) -> Result<T>) -> Result<T> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(cuda) => f(values(op, cuda, layout)?),
+        _ => bail!("{op}: a tensor is on another device than the others"),
     }
 }
 
@@ -103,6 +120,35 @@ impl Output {
             Self::U32(slice) => CudaStorage::wrap_cuda_slice(slice, device),
         };
         Ok((storage, shape.into()))
+    }
+}
+
+/// Values in the type that was asked for: those that are there, or converted ones.
+pub struct Converted {
+    address: u64,
+    /// The converted ones, which live as long as this.
+    _own: Option<Output>,
+}
+
+impl Converted {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+/// The `n` f32 values at `address` as `float` says.
+pub fn converted(device: &CudaDevice, address: u64, n: usize, float: Float) -> Result<Converted> {
+    match float {
+        Float::F32 => Ok(Converted { address, _own: None }),
+        Float::Bf16 => {
+            let own = Output::new(device, float, n)?;
+            let to = own.address(device);
+            launch(device, &elementwise::cast(Float::F32, address, to, n))?;
+            Ok(Converted {
+                address: to,
+                _own: Some(own),
+            })
+        }
     }
 }
 
@@ -161,7 +207,11 @@ fn function(device: &CudaDevice, launch: &Launch) -> Result<CudaFunction> {
     if launch.shared > PLAIN_SHARED {
         let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         if let Err(e) = function.set_attribute(most, launch.shared as i32) {
-            bail!("kernel {} needs {} bytes of shared memory: {e}", launch.kernel, launch.shared)
+            bail!(
+                "kernel {} needs {} bytes of shared memory: {e}",
+                launch.kernel,
+                launch.shared
+            )
         }
     }
     let mut functions = FUNCTIONS.write().unwrap_or_else(PoisonError::into_inner);

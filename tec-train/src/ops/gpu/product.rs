@@ -7,14 +7,14 @@ use std::{
 };
 
 use candle_core::{
-    CudaDevice, Result, bail,
+    CudaDevice, bail,
     cuda_backend::cudarc::{
         cublaslt::{result, result::CublasError, sys},
         driver::{CudaSlice, CudaStream, DevicePtr},
     },
 };
 
-use crate::cuda::launch::Float;
+use crate::cuda::Float;
 
 /// A matrix whose rows lie side by side.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +69,7 @@ const REDUCTIONS: u32 = 2 | 4;
 ///
 /// # Errors
 /// cuBLASLt has no algorithm for it, or does not start.
-pub fn product(device: &CudaDevice, product: &Product) -> Result<()> {
+pub fn product(device: &CudaDevice, product: &Product) -> candle_core::Result<()> {
     if product.rows == 0 || product.columns == 0 {
         return Ok(());
     }
@@ -156,7 +156,10 @@ fn run(stream: &Arc<CudaStream>, product: &Product) -> Result<(), Refusal> {
     // them on this stream. The scalars live until the call returns, which has read them by then.
     unsafe {
         if let Some(bias) = product.bias {
-            plan.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            plan.set(
+                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                &bias,
+            )?;
         }
         result::matmul(
             library.handle,
@@ -294,12 +297,7 @@ impl Plan {
         unsafe {
             result::set_matmul_pref_attribute(preference, BYTES, (&raw const bytes).cast(), size_of::<u64>())?;
             for (attribute, number) in numbers {
-                result::set_matmul_pref_attribute(
-                    preference,
-                    attribute,
-                    (&raw const number).cast(),
-                    size_of::<u32>(),
-                )?;
+                result::set_matmul_pref_attribute(preference, attribute, (&raw const number).cast(), size_of::<u32>())?;
             }
             let [a, b, c, d] = self.layouts;
             result::get_matmul_algo_heuristic(handle, self.description, a, b, c, d, preference)
