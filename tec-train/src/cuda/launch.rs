@@ -43,6 +43,14 @@ impl Float {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 impl Launch {

@@ -6,7 +6,10 @@
 
 pub(crate) mod elementwise;
 mod launch;
+pub(crate) mod loss;
 pub(crate) mod norm;
+pub(crate) mod optimizer;
+pub(crate) mod relation;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tokens;

@@ -1,7 +1,10 @@
 //! The kernels on the emulator, against `tec-core` and the operations of the CPU.
 
 mod elementwise;
+mod loss;
 mod norm;
+mod optimizer;
+mod relation;
 mod tokens;
 
 use candle_core::{Device, Tensor as Cpu, Var};
