@@ -8,7 +8,12 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    use std::{env, fmt::Write as _, fs, path::PathBuf};
+    use std::{
+        env,
+        fmt::Write as _,
+        fs,
+        path::{Path, PathBuf},
+    };
 
     /// Every function of CUDA's libraries that is called, as `library name`.
     const SYMBOLS: &str = "src/device/symbols.txt";
@@ -26,6 +31,17 @@ mod cuda {
         fs::write(out.join("names.rs"), names_table(&names)).expect("OUT_DIR can be written");
         fs::write(out.join("jumps.s"), jumps(&names)).expect("OUT_DIR can be written");
         kernels(&out.join("kernels.rs"));
+        nothing_to_link(&out);
+    }
+
+    /// candle asks for these libraries by name. What it calls is found in the jumps, so empty ones do, where the toolkit's
+    /// own are not installed.
+    fn nothing_to_link(out: &Path) {
+        for library in ["cuda", "cudart", "cublas", "cublasLt", "curand", "nvrtc"] {
+            let archive = out.join(format!("lib{library}.a"));
+            fs::write(archive, "!<arch>\n").expect("OUT_DIR can be written");
+        }
+        println!("cargo::rustc-link-search=native={}", out.display());
     }
 
     fn names_table(names: &[(&str, &str)]) -> String {
@@ -63,15 +79,14 @@ mod cuda {
     }
 
     /// The kernels as PTX, which the driver compiles for its GPU.
-    fn kernels(table: &PathBuf) {
-        let built = cudaforge::KernelBuilder::new()
+    fn kernels(table: &Path) {
+        cudaforge::KernelBuilder::new()
             .source_dir("kernels")
             .arg("-std=c++17")
             .arg("-O3")
             .arg("--expt-relaxed-constexpr")
             .build_ptx()
             .expect("the CUDA kernels compile with this toolkit");
-        drop(built);
         let mut files: Vec<String> = fs::read_dir("kernels")
             .expect("the kernels are part of the sources")
             .filter_map(|entry| Some(entry.ok()?.path()))

@@ -123,6 +123,11 @@ impl Output {
     }
 }
 
+/// Where a loss goes, with what its kernels keep behind it for its gradient; and `scratch` f32 values.
+pub fn loss(device: &CudaDevice, scratch: usize) -> Result<(Output, Output)> {
+    Ok((Output::floats(device, 2)?, Output::floats(device, scratch)?))
+}
+
 /// Values in the type that was asked for: those that are there, or converted ones.
 pub struct Converted {
     address: u64,
