@@ -13,7 +13,7 @@ mod composed;
 mod cpu;
 mod gemm;
 #[cfg(feature = "cuda")]
-mod gpu;
+pub(crate) mod gpu;
 mod linear;
 mod loss;
 mod norm;

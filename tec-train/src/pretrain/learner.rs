@@ -295,7 +295,7 @@ impl Learner {
         for (name, tensor) in self.params().state() {
             tensors.insert(format!("model.{name}"), tensor.to_device(&Device::Cpu)?);
         }
-        for moment in self.optimizer.moments() {
+        for moment in self.optimizer.moments()? {
             let tensor = |values: &[f32]| Tensor::from_slice(values, moment.shape, &Device::Cpu);
             tensors.insert(format!("optimizer.m.{}", moment.name), tensor(&moment.first)?);
             tensors.insert(format!("optimizer.v.{}", moment.name), tensor(&moment.second)?);

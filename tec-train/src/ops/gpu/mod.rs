@@ -62,6 +62,11 @@ pub fn with_floats<T>(op: &str, x: &Tensor, f: impl FnOnce(u64) -> Result<T>) ->
     })
 }
 
+/// The address of a contiguous f32 tensor on the GPU, for as long as the tensor lives.
+pub fn address_of(op: &str, x: &Tensor) -> Result<u64> {
+    with_floats(op, x, Ok)
+}
+
 /// What `f` makes of type and address of a contiguous tensor on the GPU that is no argument of the operation.
 pub fn with_values<T>(op: &str, x: &Tensor, f: impl FnOnce((Float, u64)) -> Result<T>) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
