@@ -62,6 +62,15 @@ __device__ __forceinline__ void store(float* place, float x) { *place = x; }
 
 __device__ __forceinline__ void store(bf16* place, float x) { *place = to_bf16(x); }
 
+// Two neighbors in one access, aligned to it.
+__device__ __forceinline__ void store2(float* place, float x, float y) {
+    float2 v;
+    v.x = x, v.y = y;
+    *reinterpret_cast<float2*>(place) = v;
+}
+
+__device__ __forceinline__ void store2(bf16* place, float x, float y) { *reinterpret_cast<u32*>(place) = to_bf16x2(x, y); }
+
 __device__ __forceinline__ bool is_aligned(const void* pointer, u32 bytes) {
     return reinterpret_cast<u64>(pointer) % bytes == 0;
 }

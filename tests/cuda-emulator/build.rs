@@ -10,8 +10,10 @@ fn main() {
     let (cpp, kernels) = (here.join("cpp"), here.join("../../tec-train/kernels"));
     println!("cargo:rerun-if-changed={}", cpp.display());
     println!("cargo:rerun-if-changed={}", kernels.display());
+    let checks = here.join("kernels");
+    println!("cargo:rerun-if-changed={}", checks.display());
 
-    let sources = sources(&kernels);
+    let sources = [sources(&kernels), sources(&checks)].concat();
     let compiled: Vec<(Vec<PathBuf>, Vec<String>)> = thread::scope(|scope| {
         let jobs: Vec<_> = sources
             .iter()
@@ -43,10 +45,10 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).expect("cargo's output directory can be written");
 }
 
-/// The kernels' sources in the order of their names.
+/// The sources in a directory in the order of their names.
 fn sources(kernels: &Path) -> Vec<PathBuf> {
     let mut sources: Vec<PathBuf> = fs::read_dir(kernels)
-        .expect("tec-train/kernels is beside this crate")
+        .expect("the directories of kernels are part of the repository")
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();

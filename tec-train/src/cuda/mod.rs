@@ -4,6 +4,7 @@
 //! arguments. It touches no device, so tests run the same launches on an emulator. Weights, biases, statistics and gradients
 //! of parameters are always f32; [`Float`] is how other tensors are stored, their arithmetic is f32.
 
+pub(crate) mod attention;
 pub(crate) mod elementwise;
 mod launch;
 pub(crate) mod loss;

@@ -1,5 +1,6 @@
 //! The kernels on the emulator, against `tec-core` and the operations of the CPU.
 
+mod attention;
 mod elementwise;
 mod loss;
 mod norm;
