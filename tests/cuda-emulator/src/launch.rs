@@ -66,11 +66,34 @@ pub fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], shared: u32, args: 
         return Err(format!("{kernel}: argument {stray} points into no buffer"));
     }
     let mut parameters: Vec<*mut c_void> = values.iter_mut().map(|value| (value as *mut u64).cast()).collect();
-    let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
-    // SAFETY: the name ends with a zero; there is a pointer for each parameter, to at least as many bytes as it has (on a
+    // SAFETY: there is a pointer for each parameter, to at least as many bytes as it has (on a
     // little-endian host the lower ones), and they live until the call ends. Pointers among the values begin within living
     // buffers, and what a kernel does beyond those is what the tests are for.
-    let status = unsafe { emulator_launch(name.as_ptr(), gx, gy, gz, bx, by, bz, shared, parameters.as_mut_ptr()) };
+    unsafe { launch_raw(&name, grid, block, shared, parameters.as_mut_ptr()) }
+}
+
+/// Whether there is a kernel of this name.
+pub fn has_kernel(name: &CStr) -> bool {
+    parameter_sizes(name).is_some()
+}
+
+/// [`launch`] with arguments as CUDA's driver gets them, which nothing looks at before.
+///
+/// # Errors
+/// As [`launch`].
+///
+/// # Safety
+/// `parameters` are addresses of as many arguments as the kernel has parameters, of their types.
+pub unsafe fn launch_raw(
+    kernel: &CStr,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    parameters: *mut *mut c_void,
+) -> Result<(), String> {
+    let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
+    // SAFETY: the name ends with a zero; the parameters are as the caller promises.
+    let status = unsafe { emulator_launch(kernel.as_ptr(), gx, gy, gz, bx, by, bz, shared, parameters) };
     if status == 0 {
         return Ok(());
     }

@@ -9,4 +9,4 @@ mod buffer;
 mod launch;
 
 pub use buffer::Buffer;
-pub use launch::{Argument, launch};
+pub use launch::{Argument, has_kernel, launch, launch_raw};

@@ -88,7 +88,17 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     stride: i64,
 ) -> Status {
     // SAFETY: as cuBLASLt's documentation asks.
-    unsafe { give(layout, Matrix { kind, rows, columns, stride }) }
+    unsafe {
+        give(
+            layout,
+            Matrix {
+                kind,
+                rows,
+                columns,
+                stride,
+            },
+        )
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -240,7 +250,11 @@ pub unsafe extern "C" fn cublasLtMatmul(
         let aligned = (*algorithm.cast::<Algorithm>()).alignment;
         let [a_layout, b_layout, c_layout, d_layout] =
             [a_layout, b_layout, c_layout, d_layout].map(|layout| *layout.cast::<Matrix>());
-        if [a, b, c, d].iter().zip(aligned).any(|(address, aligned)| address % aligned.max(1) as usize != 0) {
+        if [a, b, c, d]
+            .iter()
+            .zip(aligned)
+            .any(|(address, aligned)| address % aligned.max(1) as usize != 0)
+        {
             eprintln!("emulated CUDA: a product's matrix is not aligned as its algorithm wants");
             return INVALID_VALUE;
         }
@@ -262,8 +276,17 @@ pub unsafe extern "C" fn cublasLtMatmul(
             columns(&values(c, c_layout), c_layout)
         };
         if description.epilogue == EPILOGUE_BIAS {
-            let bias = values(description.bias, Matrix { kind: d_layout.kind, rows: m as u64, columns: 1, stride: m as i64 });
-            out.chunks_mut(m.max(1)).for_each(|column| column.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
+            let bias = values(
+                description.bias,
+                Matrix {
+                    kind: d_layout.kind,
+                    rows: m as u64,
+                    columns: 1,
+                    stride: m as i64,
+                },
+            );
+            out.chunks_mut(m.max(1))
+                .for_each(|column| column.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
         }
         gemm::gemm(
             m,

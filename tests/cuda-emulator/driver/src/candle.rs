@@ -32,7 +32,9 @@ impl<'a> Strided<'a> {
         // SAFETY: as promised by the caller.
         let all: &'a [usize] = unsafe { std::slice::from_raw_parts(info, rank * (1 + tensors)) };
         let (dims, strides) = all.split_at(rank);
-        let strides = (0..tensors).map(|tensor| &strides[tensor * rank..(tensor + 1) * rank]).collect();
+        let strides = (0..tensors)
+            .map(|tensor| &strides[tensor * rank..(tensor + 1) * rank])
+            .collect();
         Some(Self { dims, strides })
     }
 
@@ -50,13 +52,23 @@ impl<'a> Strided<'a> {
 
 /// The kernels there are, by name without type.
 const STEMS: [&str; 10] = [
-    "ucopy", "badd", "bmul", "bsub", "affine", "copy2d", "const_set", "is_u32", "fast_sum", "fast_sum_small",
+    "ucopy",
+    "badd",
+    "bmul",
+    "bsub",
+    "affine",
+    "copy2d",
+    "const_set",
+    "is_u32",
+    "fast_sum",
+    "fast_sum_small",
 ];
 
 /// Whether a kernel is one of candle's that are known here.
 pub fn has(name: &str) -> bool {
     name.rsplit_once('_').is_some_and(|(stem, kind)| {
-        STEMS.contains(&stem) && (kind == "f32" || kind == "u32" && matches!(stem, "ucopy" | "badd" | "copy2d" | "const_set"))
+        STEMS.contains(&stem)
+            && (kind == "f32" || kind == "u32" && matches!(stem, "ucopy" | "badd" | "copy2d" | "const_set"))
             || stem == "ucopy" && kind == "bf16"
     })
 }

@@ -216,7 +216,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     // SAFETY: the caller gives a string that ends with a zero.
     let name = unsafe { CStr::from_ptr(name) };
     let text = name.to_string_lossy();
-    if !tec_cuda_emulator::has_kernel(&text) && !candle::has(&text) {
+    if !tec_cuda_emulator::has_kernel(name) && !candle::has(&text) {
         eprintln!("emulated CUDA: there is no kernel {text}");
         return NOT_FOUND;
     }
@@ -246,13 +246,14 @@ pub unsafe extern "C" fn cuLaunchKernel(
     _: *mut *mut c_void,
 ) -> Status {
     // SAFETY: the function is a name that `cuModuleGetFunction` gave.
-    let name = unsafe { CStr::from_ptr(function.cast()) }.to_string_lossy();
+    let kernel = unsafe { CStr::from_ptr(function.cast()) };
+    let name = kernel.to_string_lossy();
     // SAFETY: the caller gives as many arguments as the kernel declares.
     let done = unsafe {
         match candle::launch(&name, arguments) {
             Some(done) => done,
             None => tec_cuda_emulator::launch_raw(
-                &name,
+                kernel,
                 [grid_x, grid_y, grid_z],
                 [block_x, block_y, block_z],
                 shared,

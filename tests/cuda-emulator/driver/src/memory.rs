@@ -51,7 +51,9 @@ fn take_back(address: usize) -> Status {
     let start: *mut u8 = ptr::with_exposed_provenance_mut(address - GUARD);
     let guard_is_whole = |offset: usize| {
         // SAFETY: both guards are parts of the piece.
-        unsafe { std::slice::from_raw_parts(start.add(offset), GUARD) }.iter().all(|&byte| byte == POISON)
+        unsafe { std::slice::from_raw_parts(start.add(offset), GUARD) }
+            .iter()
+            .all(|&byte| byte == POISON)
     };
     if !guard_is_whole(0) || !guard_is_whole(GUARD + bytes) {
         eprintln!("emulated CUDA: something wrote beside a piece of {bytes} bytes");
@@ -129,12 +131,7 @@ pub extern "C" fn cuMemPoolSetAttribute(_: *mut c_void, _: c_int, _: *mut c_void
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
-    to: usize,
-    from: *const c_void,
-    bytes: usize,
-    _: *mut c_void,
-) -> Status {
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: usize, from: *const c_void, bytes: usize, _: *mut c_void) -> Status {
     // SAFETY: the caller gives as many bytes at both places.
     unsafe { ptr::copy(from.cast::<u8>(), ptr::with_exposed_provenance_mut(to), bytes) };
     SUCCESS
@@ -149,7 +146,10 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: usize, byte
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, _: *mut c_void) -> Status {
-    let (to, from) = (ptr::with_exposed_provenance_mut::<u8>(to), ptr::with_exposed_provenance(from));
+    let (to, from) = (
+        ptr::with_exposed_provenance_mut::<u8>(to),
+        ptr::with_exposed_provenance(from),
+    );
     // SAFETY: the caller gives as many bytes at both places.
     unsafe { ptr::copy(from, to, bytes) };
     SUCCESS
