@@ -42,16 +42,6 @@ fn projections(seed: u64, n: usize) -> Vec<f32> {
     values(seed, n).iter().map(|v| 2.0 * v).collect()
 }
 
-/// Runs twice, which must give the same bits, and returns what the tensors hold.
-fn twice<const N: usize>(launches: &[Launch], results: [&Tensor; N]) -> [Vec<f32>; N] {
-    launches.iter().for_each(run);
-    let first = results.map(|tensor| tensor.values());
-    launches.iter().for_each(run);
-    let again = results.map(|tensor| tensor.values());
-    assert_eq!(first.each_ref().map(|v| bits(v)), again.each_ref().map(|v| bits(v)));
-    first
-}
-
 fn joined(modes: &[(Float, Float)]) {
     for (dtype, compute, tokens, heads, head_width) in sizes(modes) {
         let (batch, width) = (if tokens < 60 { 2 } else { 1 }, heads * head_width);
