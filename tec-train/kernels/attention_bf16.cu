@@ -323,7 +323,7 @@ __device__ __forceinline__ void gradient_q(const T* q, u64 q_image, u32 q_row, c
 
 // Queries of a tile in gradients of k and v: as many as leave registers for two sets of sums.
 template <u32 WIDTH>
-constexpr u32 QUERIES = WIDTH > 64 ? 32 : 64;
+constexpr u32 QUERIES = WIDTH > 48 ? 32 : 64;
 
 // Adds what a tile of queries gives to the gradients of a warp's 16 tokens; `logs` and `means` are the queries' statistics.
 template <u32 WIDTH>
