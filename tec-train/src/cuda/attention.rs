@@ -17,6 +17,7 @@ pub(crate) struct Attention {
     /// F32 for plain f32 arithmetic, of f32 tensors; Bf16 for tensor cores: factors of products rounded to bf16, their
     /// sums and the softmax in f32.
     pub compute: Float,
+    /// At most 65,535, CUDA's limit for a grid's third axis.
     pub batch: usize,
     pub heads: usize,
     /// As many as tokens where the projections are joined.

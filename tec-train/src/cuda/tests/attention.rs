@@ -82,7 +82,7 @@ fn joined(modes: &[(Float, Float)]) {
 }
 
 fn apart(modes: &[(Float, Float)]) {
-    for (dtype, compute, tokens, heads, head_width) in sizes(modes) {
+    for (dtype, compute, tokens, heads, head_width) in sizes(modes).filter(|sizes| sizes.2 < 200) {
         let (batch, width) = (2, heads * head_width);
         // Fewer queries than tokens, and more.
         let queries = if tokens == 33 { 70 } else { tokens.div_ceil(4) };
