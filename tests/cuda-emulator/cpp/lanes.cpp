@@ -264,7 +264,7 @@ Slot* exchange(const char* operation, const void* value, unsigned bytes, void (*
     }
     if (warp.arrived == 0) {
         warp.name = operation;
-    } else if (std::strcmp(warp.name, operation) != 0) {
+    } else if (warp.name != operation && std::strcmp(warp.name, operation) != 0) {
         fail("one lane of a warp is in %s, another in %s", operation, warp.name);
     }
     if (++warp.arrived == warp.lanes) {
