@@ -57,8 +57,13 @@ impl Device {
         let (scratch, norm) = (Buffer::<f64>::poisoned(self.chunks), Buffer::<f64>::poisoned(1));
         let launches = plan::gradient_norm(&self.tables, scratch.address(0), norm.address(0));
         launches.iter().for_each(run);
+        let first = norm.values()[0];
+        run_backwards(true);
+        launches.iter().for_each(run);
+        run_backwards(false);
+        assert_eq!(first.to_bits(), norm.values()[0].to_bits());
         scratch.values();
-        (norm.values()[0], norm)
+        (first, norm)
     }
 
     fn bits(&self, which: usize) -> Vec<Vec<u32>> {
