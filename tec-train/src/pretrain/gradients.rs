@@ -221,7 +221,10 @@ impl Gradients {
         let gradient = |var: &Var| match &mut mine {
             None => Ok(var.zeros_like()?),
             Some(sum) => sum.remove(var).ok_or_else(|| {
-                let text = format!("a parameter of shape {:?} got no gradient; please report it", var.dims());
+                let text = format!(
+                    "a parameter of shape {:?} got no gradient; please report it",
+                    var.dims()
+                );
                 Error::Data(text)
             }),
         };
@@ -287,7 +290,10 @@ fn is_finite(grads: &GradStore, vars: &[Var]) -> Result<bool> {
     if zeros.is_empty() {
         return Ok(true);
     }
-    Ok(Tensor::stack(&zeros, 0)?.to_vec1::<f32>()?.iter().all(|zero| *zero == 0.0))
+    Ok(Tensor::stack(&zeros, 0)?
+        .to_vec1::<f32>()?
+        .iter()
+        .all(|zero| *zero == 0.0))
 }
 
 fn add_to(sum: &mut GradStore, new: &mut GradStore, vars: &[Var]) -> Result<()> {

@@ -41,7 +41,9 @@ pub fn check(ranks: &Ranks, setup: &Setup, learner: &Learner, step: usize, max_s
         updates: learner.updates(),
         max_steps,
     })?;
-    let Some((first, others)) = all.split_first() else { return Ok(()) };
+    let Some((first, others)) = all.split_first() else {
+        return Ok(());
+    };
     for (number, other) in others.iter().enumerate() {
         if let Some(what) = difference(first, other)? {
             return Err(Error::Usage(format!(
@@ -69,7 +71,12 @@ fn difference(first: &Beginning, other: &Beginning) -> Result<Option<String>> {
             first.names != other.names,
             "its images have other names, or another order".into(),
         ),
-        (!keys.is_empty(), keys.join(", ").replace(" in the run", " on rank 0").replace(" now)", " there)")),
+        (
+            !keys.is_empty(),
+            keys.join(", ")
+                .replace(" in the run", " on rank 0")
+                .replace(" now)", " there)"),
+        ),
         (first.base != other.base, "its base has other weights".into()),
         (
             (first.step, first.updates) != (other.step, other.updates),

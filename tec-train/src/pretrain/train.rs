@@ -150,7 +150,12 @@ impl Training<'_> {
     }
 
     /// This rank's losses and gradients of a step; `None` when there are no more images.
-    fn compute(&mut self, batches: &mut Batches, sum: &mut Gradients, waited: &mut f64) -> Result<Option<Contribution>> {
+    fn compute(
+        &mut self,
+        batches: &mut Batches,
+        sum: &mut Gradients,
+        waited: &mut f64,
+    ) -> Result<Option<Contribution>> {
         let mut drawn = Drawn::default();
         for _ in 0..self.setup.recipe.optimizer.accumulate {
             let Some(batch) = batches.next().transpose().map_err(|e| self.rescue(e))? else {
@@ -171,9 +176,10 @@ impl Training<'_> {
         }
         let mut shares = Vec::with_capacity(all.len());
         for (rank, contribution) in all.iter().enumerate() {
-            let share = contribution.share.clone().ok_or_else(|| {
-                Error::Data(format!("rank {rank} left out its share of a step; please report it"))
-            })?;
+            let share = contribution
+                .share
+                .clone()
+                .ok_or_else(|| Error::Data(format!("rank {rank} left out its share of a step; please report it")))?;
             if !share.finite {
                 let (feature, relation) = share.losses();
                 let outcome = Outcome {

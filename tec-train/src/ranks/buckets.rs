@@ -34,7 +34,9 @@ fn in_buckets(
         }
         bucket.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
         packed.push((tensor.shape().clone(), tensor.device().clone()));
-        let room = tensors.peek().is_some_and(|next| bucket.len() + next.elem_count() <= limit);
+        let room = tensors
+            .peek()
+            .is_some_and(|next| bucket.len() + next.elem_count() <= limit);
         if room {
             continue;
         }
@@ -66,7 +68,12 @@ mod tests {
                 Tensor::from_vec(values, shapes[number].as_slice(), &Device::Cpu).unwrap()
             })
             .collect();
-        for (limit, expected) in [(1, vec![6, 5, 1, 7]), (11, vec![11, 8]), (12, vec![12, 7]), (100, vec![19])] {
+        for (limit, expected) in [
+            (1, vec![6, 5, 1, 7]),
+            (11, vec![11, 8]),
+            (12, vec![12, 7]),
+            (100, vec![19]),
+        ] {
             let mut lengths = Vec::new();
             let doubled = in_buckets(tensors.clone(), limit, |bucket| {
                 lengths.push(bucket.len());

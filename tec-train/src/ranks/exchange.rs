@@ -70,7 +70,11 @@ impl<'a> Ranks<'a> {
         }
         let mut all = Vec::with_capacity(self.size());
         let mut failed = None;
-        for (rank, message) in self.gather::<Message<T>, _>(&Message::Well(mine))?.into_iter().enumerate() {
+        for (rank, message) in self
+            .gather::<Message<T>, _>(&Message::Well(mine))?
+            .into_iter()
+            .enumerate()
+        {
             match message {
                 Message::Well(said) => all.push(said),
                 Message::Failed { usage, text } => {
@@ -123,7 +127,8 @@ impl<'a> Ranks<'a> {
 
     fn gather<M: DeserializeOwned, S: Serialize>(&self, message: &S) -> Result<Vec<M>> {
         let unreadable = |e: serde_json::Error| {
-            let text = format!("the processes do not understand each other ({e}); start the same program on every machine");
+            let text =
+                format!("the processes do not understand each other ({e}); start the same program on every machine");
             self.broken(Error::Data(text))
         };
         let bytes = serde_json::to_vec(message).map_err(unreadable)?;
@@ -189,7 +194,8 @@ mod tests {
             (error.to_string(), error.is_usage())
         });
         assert!(
-            ends.iter().all(|end| *end == ("rank 1: data.path: gone".to_string(), true)),
+            ends.iter()
+                .all(|end| *end == ("rank 1: data.path: gone".to_string(), true)),
             "{ends:?}"
         );
     }

@@ -132,7 +132,9 @@ impl Variables<'_> {
         let size = ["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
         let size = size.into_iter().find(|name| self.has(name)).unwrap_or(size[0]);
         let nodes = ["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"];
-        let host = nodes.into_iter().find_map(|name| self.text(name).map(|list| (name, list)));
+        let host = nodes
+            .into_iter()
+            .find_map(|name| self.text(name).map(|list| (name, list)));
         let host = host.map(|(name, list)| first_host(name, &list)).transpose()?;
         let port = |job: usize| SLURM_FIRST_PORT + (job as u64 % SLURM_PORTS) as u16;
         Launch {
@@ -168,13 +170,18 @@ impl Variables<'_> {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        (self.0)(name).map(|text| text.trim().to_string()).filter(|text| !text.is_empty())
+        (self.0)(name)
+            .map(|text| text.trim().to_string())
+            .filter(|text| !text.is_empty())
     }
 
     fn number(&self, name: &str) -> Result<Option<usize>> {
         let parse = |text: String| {
-            text.parse()
-                .map_err(|_| Error::Usage(format!("{name}={text}: not a number; unset it or start by one launcher")))
+            text.parse().map_err(|_| {
+                Error::Usage(format!(
+                    "{name}={text}: not a number; unset it or start by one launcher"
+                ))
+            })
         };
         self.text(name).map(parse).transpose()
     }
@@ -190,10 +197,18 @@ impl Variables<'_> {
 
 /// The first host of a Slurm list such as `login,node[03-05,9]-ib`.
 fn first_host(name: &str, list: &str) -> Result<String> {
-    let unreadable = || Error::Usage(format!("{name}={list}: no list of hosts; set MASTER_ADDR and MASTER_PORT"));
+    let unreadable = || {
+        Error::Usage(format!(
+            "{name}={list}: no list of hosts; set MASTER_ADDR and MASTER_PORT"
+        ))
+    };
     let Some((prefix, rest)) = list.split_once('[') else {
         let host = list.split(',').next().unwrap_or_default();
-        return if host.is_empty() { Err(unreadable()) } else { Ok(host.into()) };
+        return if host.is_empty() {
+            Err(unreadable())
+        } else {
+            Ok(host.into())
+        };
     };
     if let Some((host, _)) = prefix.split_once(',') {
         return Ok(host.into());
