@@ -116,9 +116,12 @@ fn two_ranks_of_one_piece_each_give_one_process_bits() {
 #[test]
 fn any_number_of_ranks_sees_the_same_and_adds_up_to_it() {
     let place = place();
+    // AdamW divides gradients by their size. With a larger eps than usual, rounding errors in gradients that are zero, as those of
+    // keys' biases, stay small, and weights can be compared.
     let settings = [
         "optimizer.batch=14",
         "optimizer.accumulate=2",
+        "optimizer.eps=1e-3",
         "data.max_unreadable=0.2",
     ];
     let source = || generated(44, &[3, 7, 21, 30]);
