@@ -47,7 +47,7 @@ pub struct Args {
     /// Passes over the data
     #[arg(long)]
     epochs: Option<usize>,
-    /// Images a step: the effective batch
+    /// Images a step, of all processes together: the effective batch
     #[arg(long)]
     batch: Option<usize>,
     /// Parts that a step's images are computed in, one after the other, to need less memory
@@ -62,7 +62,7 @@ pub struct Args {
     /// Stop after this many steps in all, with a checkpoint (the schedule stays that of the recipe's epochs)
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
-    /// Decode threads
+    /// Decode threads of each process
     #[arg(long)]
     threads: Option<usize>,
     /// Go on with the run in --out from its newest checkpoint

@@ -214,9 +214,10 @@ fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summ
         run.sweep()?;
     }
     // No rank sets out before there is a directory.
+    let steps = step..job.max_steps.unwrap_or(usize::MAX);
     let result = ranks
         .exchange(())
-        .and_then(|_| train::train(&setup, ranks, &run, learner, step, &loader, job.max_steps, progress));
+        .and_then(|_| train::train(&setup, ranks, &run, learner, steps, &loader, progress));
     progress.end();
     if result.is_err() && is_new && ranks.is_first() {
         // What went wrong first is what the user should read.

@@ -1,6 +1,6 @@
 //! The loop itself, as every rank goes through it. What is written and said is rank 0's, in [`Record`].
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,22 +46,20 @@ struct Contribution {
     share: Option<Share>,
 }
 
-/// Takes the steps that are left, up to `max_steps` in all.
+/// Takes the steps that are left after `steps.start`, up to `steps.end` in all.
 ///
 /// # Errors
 /// As [`super::run`]; whatever it is, the run can be resumed from what is on disk.
-#[allow(clippy::too_many_arguments)]
 pub fn train(
     setup: &Setup,
     ranks: &Ranks,
     run: &RunDir,
     learner: Learner,
-    step: usize,
+    steps: Range<usize>,
     loader: &Loader,
-    max_steps: Option<usize>,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
-    let o = &setup.recipe.optimizer;
+    let (o, step) = (&setup.recipe.optimizer, steps.start);
     let all_steps = setup.steps_per_epoch * o.epochs;
     let plan = Plan {
         images: setup.source.len(),
@@ -70,7 +68,7 @@ pub fn train(
         ranks: ranks.size(),
         epochs: o.epochs,
         steps_per_epoch: setup.steps_per_epoch,
-        total_steps: max_steps.map_or(all_steps, |m| m.min(all_steps)),
+        total_steps: steps.end.min(all_steps),
         first_step: step,
         peak_lr: o.peak_lr(),
         probe: setup.probe.as_ref().map(|p| p.summary()),

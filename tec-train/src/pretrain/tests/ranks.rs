@@ -352,6 +352,36 @@ fn a_directory_that_rank_0_cannot_make_stops_all() {
     );
 }
 
+/// Rank 0 finds a file where its checkpoints were; the other is busy with the next step by then.
+#[test]
+fn a_checkpoint_that_rank_0_cannot_write_stops_all() {
+    struct Saboteur(std::path::PathBuf);
+    impl Progress for Saboteur {
+        fn begin(&mut self, _: &Plan) {}
+        fn step(&mut self, _: &StepMetrics, _: &Plan) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+            std::fs::write(&self.0, "").unwrap();
+        }
+        fn note(&mut self, _: &str) {}
+        fn end(&mut self) {}
+    }
+    let place = place();
+    let ends = on_ranks(2, |collective| {
+        let job = Job {
+            recipe: recipe(place.path(), &["optimizer.batch=8", "checkpoint.every_steps=1"]),
+            out: place.path().join("run"),
+            existing: Existing::Refuse,
+            source: Some(Arc::new(generated(40, &[]))),
+            max_steps: None,
+        };
+        run(job, collective, &mut Saboteur(place.path().join("run/checkpoints")))
+    });
+    let text = all_failed(ends, 0).to_string();
+    for words in ["step-00000001.safetensors", "there is no checkpoint yet", "--resume"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
 /// What rank 1 says of its share is changed on the way, as if its loss had been NaN.
 struct NanOnRank1<'a>(&'a dyn Collective);
 
