@@ -3,6 +3,8 @@
 //! Each process is a *rank*. All compute the same weights: every rank takes its share of each step's images, the gradients are
 //! summed over ranks, and each updates its own copy. Only rank 0 writes.
 
+// For providers that send from memory.
+#[cfg(any(feature = "mpi", test))]
 mod buckets;
 mod exchange;
 mod launch;
