@@ -19,6 +19,7 @@ pub mod ops;
 pub mod optim;
 pub mod pretrain;
 pub mod quantize;
+pub mod ranks;
 pub mod recipe;
 pub mod report;
 pub mod run_dir;

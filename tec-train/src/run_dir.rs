@@ -152,6 +152,13 @@ impl RunDir {
         })
     }
 
+    /// The directory that rank 0 of a job writes, on another rank, whose machine may not even have it.
+    pub(crate) fn of_rank_0(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+        }
+    }
+
     /// Removes the temporary files that a killed process left behind.
     ///
     /// # Errors

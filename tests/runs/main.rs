@@ -8,6 +8,8 @@ mod command;
 mod full_disk;
 mod kills;
 mod locked;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod signals;
 mod splits;
 

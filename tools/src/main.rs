@@ -14,12 +14,16 @@ mod process;
 mod progress;
 mod quantize;
 mod quickstart;
+mod ranks;
 mod respond;
 
-use std::process::ExitCode;
+use std::{panic::AssertUnwindSafe, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tec_train::Error;
+use tec_train::{
+    Error,
+    ranks::{Collective, OneProcess},
+};
 
 /// Trains a vision transformer that beats the one it starts from, or a small one that keeps most of it, and deploys it.
 #[derive(Parser)]
@@ -77,9 +81,14 @@ fn main() -> ExitCode {
             "error: internal error{place}: {what}\nThis is a bug in tec; please report it with the command you gave."
         );
     }));
-    let result = std::panic::catch_unwind(|| match cli.verb {
+    // Outlives the messages below: when one process of a job ends, its launcher may stop the others.
+    let mut job: Box<dyn Collective> = Box::new(OneProcess);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| match cli.verb {
         Verb::Quickstart(args) => quickstart::run(&args),
-        Verb::Pretrain(args) => pretrain::run(&args),
+        Verb::Pretrain(args) => {
+            job = ranks::join()?;
+            pretrain::run(&args, &*job)
+        }
         Verb::Eval(verb) => eval::run(&verb),
         Verb::Export(args) => export::run(&args),
         Verb::Quantize(args) => quantize::run(&args),
@@ -88,13 +97,19 @@ fn main() -> ExitCode {
         Verb::Conformance(args) => conformance::run(&args),
         Verb::Respond(args) => respond::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
-    });
+    }));
     match result {
         Ok(Ok(())) => interrupt::exit_code(),
         Ok(Err(e)) => {
-            eprintln!("error: {e}");
-            ExitCode::from(if matches!(e, Error::Usage(_)) { USAGE } else { FAILURE })
+            // What all processes know the first one says.
+            if job.rank() == 0 || !matches!(e, Error::Rank { .. }) {
+                eprintln!("error: {e}");
+            }
+            ExitCode::from(if e.is_usage() { USAGE } else { FAILURE })
         }
-        Err(_) => ExitCode::from(FAILURE),
+        Err(_) => {
+            job.abandon();
+            ExitCode::from(FAILURE)
+        }
     }
 }

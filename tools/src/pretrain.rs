@@ -6,7 +6,8 @@ use serde_json::json;
 use tec_train::{
     Error, Result,
     device::DeviceName,
-    pretrain::{self, Job},
+    pretrain::{self, Job, Summary},
+    ranks::{self, Collective},
     recipe::{Method, Recipe, RecipeBuilder, named},
     run_dir::{Existing, RunDir},
 };
@@ -47,7 +48,7 @@ pub struct Args {
     /// Passes over the data
     #[arg(long)]
     epochs: Option<usize>,
-    /// Images a step: the effective batch
+    /// Images a step, of all processes together: the effective batch
     #[arg(long)]
     batch: Option<usize>,
     /// Parts that a step's images are computed in, one after the other, to need less memory
@@ -62,7 +63,7 @@ pub struct Args {
     /// Stop after this many steps in all, with a checkpoint (the schedule stays that of the recipe's epochs)
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
-    /// Decode threads
+    /// Decode threads of each process
     #[arg(long)]
     threads: Option<usize>,
     /// Go on with the run in --out from its newest checkpoint
@@ -79,13 +80,32 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-pub fn run(args: &Args) -> Result<()> {
+/// Runs the verb, in each process of `collective`.
+pub fn run(args: &Args, collective: &dyn Collective) -> Result<()> {
+    let speaks = collective.rank() == 0;
     if args.print_recipe {
-        let recipe = builder(args, None)?.build()?;
-        output::line(recipe.to_toml()?.trim_end());
+        let recipe = ranks::agree(collective, builder(args, None).and_then(|b| b.build()?.to_toml()))?;
+        if speaks {
+            output::line(recipe.trim_end());
+        }
         return Ok(());
     }
+    let job = ranks::agree(collective, job(args))?;
+    let style = if args.json { Style::Json } else { Style::People };
+    let mut reporter = Reporter::new(style, "pretrain");
+    interrupt::settle();
+    let summary = pretrain::run(job, collective, &mut reporter)?;
+    if summary.interrupted {
+        interrupt::note_stopped();
+    }
+    if speaks {
+        report(&summary, args.json);
+    }
+    Ok(())
+}
+
+/// What the arguments ask for.
+fn job(args: &Args) -> Result<Job> {
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -103,18 +123,18 @@ pub fn run(args: &Args) -> Result<()> {
     if existing == Existing::Overwrite {
         keep_inputs(&recipe, &out)?;
     }
-    let style = if args.json { Style::Json } else { Style::People };
-    let mut reporter = Reporter::new(style, "pretrain");
-    let job = Job {
+    Ok(Job {
         recipe,
         out,
         existing,
         source: None,
         max_steps: args.max_steps,
         device: args.device,
-    };
-    interrupt::settle();
-    let summary = pretrain::run(job, &mut reporter)?;
+    })
+}
+
+/// Says what the run has left.
+fn report(summary: &Summary, json: bool) {
     let root = summary.run.root().display().to_string();
     for (images, count, list) in [
         (
@@ -139,16 +159,12 @@ pub fn run(args: &Args) -> Result<()> {
             summary.run.resume_command()
         );
     }
-    match args.json {
+    match json {
         true => output::json(&json!({
             "run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped, "damaged": summary.damaged,
         })),
         false => output::line(&root),
     }
-    if summary.interrupted {
-        interrupt::note_stopped();
-    }
-    Ok(())
 }
 
 /// A run is not removed while it is what the new one is made from.

@@ -73,7 +73,7 @@ impl Progress for Reporter {
             return;
         }
         self.say(&format!(
-            "{}: {} images, {} epochs of {} steps, effective batch {} ({} × {} images), peak learning rate {:.3e}, {} parameters in the \
+            "{}: {} images, {} epochs of {} steps, effective batch {} ({} × {} images{}), peak learning rate {:.3e}, {} parameters in the \
              encoder, {} trained",
             self.label,
             plan.images,
@@ -82,6 +82,10 @@ impl Progress for Reporter {
             plan.batch,
             plan.accumulate,
             plan.batch / plan.accumulate.max(1),
+            match plan.ranks {
+                1 => String::new(),
+                ranks => format!(" on {ranks} processes"),
+            },
             plan.peak_lr,
             plan.encoder_parameters,
             plan.trained_parameters

@@ -19,6 +19,7 @@ use tec_train::{
     model::{LoadOptions, Pool},
     pretrain::{self, Job, Summary},
     quantize,
+    ranks::OneProcess,
     recipe::{Recipe, RecipeBuilder, named},
     report::{self, Cell, Column, Html, Plot, Report, Scale, Series, Table},
     run_dir::{Existing, RunDir},
@@ -104,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         device: DeviceName::Cpu,
     };
     let train_run = |recipe: Recipe, name: &str, label: &str| {
-        pretrain::run(job(recipe, name), &mut Reporter::new(Style::People, label))
+        pretrain::run(job(recipe, name), &OneProcess, &mut Reporter::new(Style::People, label))
     };
 
     let base = train_run(base_recipe.clone(), "base", "1/5 base (masked autoencoder)")?;

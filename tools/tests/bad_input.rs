@@ -64,6 +64,37 @@ fn missing_arguments_are_named() {
     place.refuses(&mae("--max-steps 0"), USAGE, &["--max-steps 0", "at least 1"]);
 }
 
+/// Many processes that know nothing of each other would all train the same run.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn more_processes_than_the_build_can_join_are_refused() {
+    let place = place();
+    for (variables, words) in [
+        (
+            vec![("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")],
+            ["mpirun started 2 processes", "--features mpi"],
+        ),
+        (
+            vec![("RANK", "1"), ("WORLD_SIZE", "4")],
+            ["torchrun started 4 processes", "--features mpi"],
+        ),
+        (vec![("RANK", "1")], ["RANK is set without WORLD_SIZE", "set both"]),
+    ] {
+        let mut command = place.command(&mae(""));
+        command.envs(variables);
+        let outcome = command::Outcome::of(command, "pretrain, one of several");
+        assert_eq!(outcome.code, Some(USAGE), "{outcome}");
+        for word in words {
+            assert!(outcome.stderr.contains(word), "{word}: {outcome}");
+        }
+        assert!(!place.path("run").exists());
+    }
+    // A job of one process is nothing special.
+    let mut command = place.command(&mae(""));
+    command.envs([("RANK", "0"), ("WORLD_SIZE", "1")]);
+    command::Outcome::of(command, "pretrain, the only process").ok();
+}
+
 #[test]
 fn folders_without_images_are_refused() {
     let place = place();

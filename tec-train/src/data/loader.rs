@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tec_core::mask;
 use tec_core::philox::{Noise, Stream};
 
 use super::worker::{Job, Outcome, Workers};
 use super::{Augment, Source};
-use crate::{Error, Result};
+use crate::{Error, Result, ranks};
 use tec_image::check_channels;
 
 /// In which order a loader goes through its source.
@@ -39,6 +40,8 @@ pub struct LoaderConfig {
     pub augment: Augment,
     /// Batches that make one step of training together: an epoch has a whole number of such groups.
     pub group: usize,
+    /// This rank and how many ranks there are: each takes its share of every batch, see [`ranks::share`].
+    pub share: (usize, usize),
     /// In which order they come.
     pub order: Order,
     /// The run's seed.
@@ -62,6 +65,7 @@ impl LoaderConfig {
                 flip: true,
             },
             group: 1,
+            share: (0, 1),
             order: Order::Shuffled { drop_last: true },
             seed,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -110,7 +114,7 @@ impl LoaderConfig {
 }
 
 /// An image that was left out of its batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Its number in the source.
     pub sample: u32,
@@ -120,7 +124,7 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Images ready for a model. B is `samples.len()`: the batch size less the skipped images.
+/// Images ready for a model. B is `samples.len()`: the batch size, or the rank's share of it, less the skipped images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The epoch it belongs to.
@@ -322,8 +326,11 @@ impl Batches {
 
     fn samples(&mut self, epoch: u32, step: usize) -> Result<Vec<u32>> {
         let images = self.source.len();
-        let start = (step * self.config.batch_size).min(images);
-        let end = (start + self.config.batch_size).min(images);
+        let batch_start = (step * self.config.batch_size).min(images);
+        let batch_end = (batch_start + self.config.batch_size).min(images);
+        let (rank, size) = self.config.share;
+        let share = ranks::share(batch_end - batch_start, rank, size);
+        let (start, end) = (batch_start + share.start, batch_start + share.end);
         if self.config.order == Order::Sequential {
             // `LoaderConfig::validate` made sure that the numbers fit.
             return Ok((start as u32..end as u32).collect());
@@ -401,8 +408,11 @@ impl Batches {
         Ok(batch)
     }
 
-    /// Skipping is for the odd file: an epoch without a single usable image is an error.
+    /// Skipping is for the odd file: an epoch without a single usable image is an error. A share alone does not tell.
     fn check_readable(&mut self, batch: &Batch) -> Result<()> {
+        if self.config.share.1 > 1 {
+            return Ok(());
+        }
         self.readable += batch.len();
         if batch.step + 1 < self.steps {
             return Ok(());

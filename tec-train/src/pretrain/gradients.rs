@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use candle_core::{Tensor, Var, backprop::GradStore};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::workers::Workers;
-use crate::{Error, Result, model::Masks, ops};
+use crate::{Error, Result, model::Masks, ops, ranks::Ranks};
 
 /// The losses of some images, each the mean over them.
 #[derive(Debug, Clone)]
@@ -30,7 +32,37 @@ pub struct Gradients {
     feature: f64,
     relation: Option<f64>,
     sum: Option<GradStore>,
-    seen: crc32fast::Hasher,
+    /// CRC-32 before the step, and of what each part has seen.
+    seen_before: u32,
+    seen: Vec<Seen>,
+}
+
+/// CRC-32 of some samples and visible patches, and of how many bytes it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    crc: u32,
+    bytes: u64,
+}
+
+/// What a rank's images of a step came to, for the other ranks. Losses are kept as bits: JSON has no NaN.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    images: usize,
+    /// Sums over the images.
+    feature: u64,
+    relation: Option<u64>,
+    /// Whether losses and gradients are numbers.
+    pub finite: bool,
+    /// By part.
+    seen: Vec<Seen>,
+}
+
+impl Share {
+    /// Mean feature and relation loss over the rank's images.
+    pub fn losses(&self) -> (f64, Option<f64>) {
+        let mean = |sum: u64| f64::from_bits(sum) / self.images as f64;
+        (mean(self.feature), self.relation.map(mean))
+    }
 }
 
 /// What a piece adds.
@@ -52,21 +84,33 @@ impl Gradients {
             feature: 0.0,
             relation: None,
             sum: None,
-            seen: crc32fast::Hasher::new_with_initial(seen),
+            seen_before: seen,
+            seen: Vec::new(),
         }
     }
 
-    /// Notes which samples the step has seen, and which of their patches: image by image, so that the sum is the same
+    /// Notes which samples a part of the step has seen, and which of their patches: image by image, so that the sum is the same
     /// whatever the pieces.
     ///
     /// # Errors
     /// Masks that cannot be read.
     pub fn note(&mut self, samples: &[u32], masks: &Masks) -> Result<()> {
+        let mut crc = crc32fast::Hasher::new();
+        let mut bytes = 0;
         for (sample, visible) in samples.iter().zip(masks.keep.to_vec2::<u32>()?) {
-            self.seen.update(&sample.to_le_bytes());
-            visible.iter().for_each(|patch| self.seen.update(&patch.to_le_bytes()));
+            for number in std::iter::once(sample).chain(&visible) {
+                crc.update(&number.to_le_bytes());
+                bytes += size_of::<u32>() as u64;
+            }
         }
+        let crc = crc.finalize();
+        self.seen.push(Seen { crc, bytes });
         Ok(())
+    }
+
+    /// Notes a part of which no image could be read here; another rank may have seen some of it.
+    pub fn note_empty(&mut self) {
+        self.seen.push(Seen::default());
     }
 
     /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`Workers::pieces`]; `loss` computes
@@ -128,7 +172,69 @@ impl Gradients {
 
     /// CRC-32 of the samples and visible patches up to this step.
     pub fn seen(&self) -> u32 {
-        self.seen.clone().finalize()
+        let mut crc = crc32fast::Hasher::new_with_initial(self.seen_before);
+        for seen in &self.seen {
+            crc.combine(&crc32fast::Hasher::new_with_initial_len(seen.crc, seen.bytes));
+        }
+        crc.finalize()
+    }
+
+    /// What this rank has to say about its images.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub(super) fn share(&self) -> Result<Share> {
+        Ok(Share {
+            images: self.images,
+            feature: self.feature.to_bits(),
+            relation: self.relation.map(f64::to_bits),
+            finite: match &self.sum {
+                Some(sum) => is_finite(sum, &self.vars)?,
+                None => self.images == 0,
+            },
+            seen: self.seen.clone(),
+        })
+    }
+
+    /// Makes this the whole job's: `shares` are all ranks', by rank, this one's among them, all finite. Gradients are added in the
+    /// ranks' order.
+    ///
+    /// # Errors
+    /// As [`crate::ranks::Collective::sum`]; a parameter without a gradient (a bug).
+    pub(super) fn reduce(&mut self, shares: &[Share], ranks: &Ranks) -> Result<()> {
+        let total = |sum: fn(&Share) -> Option<u64>| {
+            let sums = shares.iter().filter_map(sum).map(f64::from_bits);
+            sums.reduce(|a, b| a + b)
+        };
+        self.images = shares.iter().map(|share| share.images).sum();
+        self.feature = total(|share| Some(share.feature)).unwrap_or(0.0);
+        self.relation = total(|share| share.relation);
+        // Part by part, and within a part rank by rank: the order of one process.
+        self.seen = (0..self.seen.len())
+            .flat_map(|part| shares.iter().filter_map(move |share| share.seen.get(part)))
+            .copied()
+            .collect();
+        if self.images == 0 {
+            return Ok(());
+        }
+        let mut mine = self.sum.take();
+        let gradient = |var: &Var| match &mut mine {
+            None => Ok(var.zeros_like()?),
+            Some(sum) => sum.remove(var).ok_or_else(|| {
+                let text = format!(
+                    "a parameter of shape {:?} got no gradient; please report it",
+                    var.dims()
+                );
+                Error::Data(text)
+            }),
+        };
+        let gradients = self.vars.iter().map(gradient).collect::<Result<Vec<_>>>()?;
+        let mut sum = GradStore::default();
+        for (var, gradient) in self.vars.iter().zip(ranks.sum(gradients)?) {
+            sum.insert(var, gradient);
+        }
+        self.sum = Some(sum);
+        Ok(())
     }
 
     /// The gradients of the mean loss; `None` if a loss was not finite or there was no image.
@@ -172,6 +278,22 @@ fn piece(images: usize, batch: usize, loss: MeanLoss, vars: &[Var]) -> Result<Pi
         relation: loss.relation,
         grads: grads.transpose()?,
     })
+}
+
+/// Whether all gradients are numbers. Times zero they add to zero, or to NaN; and there is one number a parameter to bring to the CPU.
+fn is_finite(grads: &GradStore, vars: &[Var]) -> Result<bool> {
+    let zeros = vars
+        .par_iter()
+        .filter_map(|var| grads.get(var))
+        .map(|grad| (grad * 0.0)?.sum_all())
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    if zeros.is_empty() {
+        return Ok(true);
+    }
+    Ok(Tensor::stack(&zeros, 0)?
+        .to_vec1::<f32>()?
+        .iter()
+        .all(|zero| *zero == 0.0))
 }
 
 fn add_to(sum: &mut GradStore, new: &mut GradStore, vars: &[Var]) -> Result<()> {

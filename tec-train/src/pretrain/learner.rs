@@ -190,6 +190,15 @@ impl Learner {
         Ok((learner, step))
     }
 
+    /// Divides the threads for parts of `images` images, where ranks share what a step's parts would be.
+    ///
+    /// # Errors
+    /// As [`Workers::new`].
+    pub fn expect_parts(&mut self, images: usize) -> Result<()> {
+        self.workers = Workers::new(pieces(images, self.model.tokens()).len())?;
+        Ok(())
+    }
+
     /// The model's parameters.
     pub fn params(&self) -> &Params {
         self.model.params()
@@ -220,6 +229,10 @@ impl Learner {
     /// # Errors
     /// Shapes that do not fit (a bug).
     pub fn add(&self, setup: &Setup, batch: &Batch, sum: &mut Gradients) -> Result<()> {
+        if batch.is_empty() {
+            sum.note_empty();
+            return Ok(());
+        }
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
         let masks = |samples: &[u32]| {
             Masks::draw(

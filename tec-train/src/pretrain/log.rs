@@ -7,9 +7,10 @@ use std::{
     path::PathBuf,
 };
 
+use super::unreadable::Drawn;
 use crate::{
     Error, Result,
-    data::{Batch, Source},
+    data::Source,
     report::EventWriter,
     run_dir::{MetricsLog, RunDir, StepMetrics},
 };
@@ -65,15 +66,15 @@ impl Log {
         Ok(())
     }
 
-    /// Lists a batch's images that could not be read, and those that are damaged, each once.
+    /// Lists images that could not be read, and those that are damaged, each once.
     ///
     /// # Errors
     /// A full disk, say.
-    pub fn images(&mut self, batch: &Batch, source: &dyn Source) -> Result<()> {
-        for image in &batch.skipped {
+    pub fn images(&mut self, drawn: &Drawn, source: &dyn Source) -> Result<()> {
+        for image in &drawn.skipped {
             self.skipped.add(image.name.clone(), &image.reason)?;
         }
-        for &sample in &batch.damaged {
+        for &sample in &drawn.damaged {
             let reason = "damaged: some of its coded data make no sense; used as far as it decodes";
             self.damaged.add(source.name(sample as usize), reason)?;
         }

@@ -6,6 +6,8 @@ mod learner;
 mod log;
 mod pictures;
 mod probe;
+mod record;
+mod same_start;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -23,9 +25,10 @@ use candle_core::Device;
 use crate::{
     Error, Result,
     checkpoint::{self, Checkpoint},
-    data::{Loader, Source},
+    data::{Loader, LoaderConfig, Source},
     device::DeviceName,
     model::{EncoderMetadata, Vit},
+    ranks::{self, Collective, Ranks},
     recipe::Recipe,
     run_dir::{Existing, RunDir, RunLock, StepMetrics},
 };
@@ -60,6 +63,8 @@ pub struct Plan {
     pub batch: usize,
     /// Parts that they are computed in.
     pub accumulate: usize,
+    /// Processes that share each part.
+    pub ranks: usize,
     /// Epochs of the whole run.
     pub epochs: usize,
     /// Steps of one epoch.
@@ -94,7 +99,7 @@ pub trait Progress {
     }
 }
 
-/// What a run left behind.
+/// What a run left behind. Counts of images and the seconds of the probe are rank 0's alone to know; the others have zeros.
 #[derive(Debug)]
 pub struct Summary {
     /// Its directory.
@@ -121,6 +126,10 @@ pub struct Summary {
 
 /// Does a run: everything is checked first, then the run directory is written, then steps are taken.
 ///
+/// The recipe's batch is the whole job's. Every rank of `collective` calls this with the same job; each takes its share of each
+/// part of each step ([`ranks::share`]), and all compute the same weights. Rank 0 alone writes and speaks to `progress`; the
+/// others' are asked only whether to stop, which stops all.
+///
 /// A run stopped at any moment and resumed computes the same weights as one never stopped: masks, crops and order are
 /// functions of (seed, epoch, sample), and weights, moments and the step come from the newest checkpoint; or from the beginning,
 /// if it was stopped before the first one.
@@ -128,17 +137,60 @@ pub struct Summary {
 /// # Errors
 /// Settings that do not fit together, unreadable data or base (nothing is written then); a non-finite loss, naming the
 /// step, the samples and the last checkpoint; too many images that cannot be read, naming them; a disk that is full; a
-/// directory that another process trains in.
-pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
-    RunDir::check(&job.out, job.existing)?;
+/// directory that another process trains in. With several ranks an error of one ends all: rank 0 gets its own, or
+/// [`Error::Rank`] that says which rank failed and why; the others get [`Error::Rank`].
+pub fn run(job: Job, collective: &dyn Collective, progress: &mut dyn Progress) -> Result<Summary> {
+    let ranks = Ranks::new(collective);
+    let mut silent = Silent(&*progress);
+    let result = match ranks.is_first() {
+        true => run_rank(job, &ranks, progress),
+        false => run_rank(job, &ranks, &mut silent),
+    };
+    result
+        // The others are not done before rank 0 has written everything.
+        .and_then(|summary| ranks.exchange(()).map(|_| summary))
+        .map_err(|e| ranks.fail(e))
+}
+
+/// What a rank other than the first hears: nothing but the wish to stop.
+struct Silent<'a>(&'a dyn Progress);
+
+impl Progress for Silent<'_> {
+    fn begin(&mut self, _: &Plan) {}
+    fn step(&mut self, _: &StepMetrics, _: &Plan) {}
+    fn note(&mut self, _: &str) {}
+    fn end(&mut self) {}
+    fn stop_requested(&self) -> bool {
+        self.0.stop_requested()
+    }
+}
+
+/// What every rank does of a run.
+fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summary> {
+    if ranks.is_first() || job.existing == Existing::Resume {
+        RunDir::check(&job.out, job.existing)?;
+    }
     if job.max_steps == Some(0) {
         return Err(Error::Usage("--max-steps 0: give at least 1".into()));
+    }
+    if ranks.size() > 1 && job.device != DeviceName::Cpu {
+        return Err(Error::Usage(format!(
+            "--device {}: several processes compute on CPUs only so far; start one process, or use --device cpu",
+            job.device
+        )));
     }
     let device = job.device.open()?;
     // Before anything slow, so that a run under way is known at once.
     let resumed = match job.existing {
-        Existing::Resume => Some((RunDir::open(&job.out)?, RunLock::acquire(&job.out)?)),
-        Existing::Overwrite if job.out.exists() => {
+        Existing::Resume => {
+            let run = RunDir::open(&job.out)?;
+            let lock = ranks.is_first().then(|| RunLock::acquire(&job.out)).transpose()?;
+            if lock.is_some() {
+                run.complete()?;
+            }
+            Some((run, lock))
+        }
+        Existing::Overwrite if ranks.is_first() && job.out.exists() => {
             drop(RunLock::acquire(&job.out)?);
             None
         }
@@ -149,33 +201,66 @@ pub fn run(job: Job, progress: &mut dyn Progress) -> Result<Summary> {
         Some((run, _)) => state_of(run, &setup, progress)?,
         None => None,
     };
-    let (learner, step) = setup.learner(found.as_ref(), progress)?;
+    let (mut learner, step) = setup.learner(found.as_ref(), progress)?;
     // The learner has it now; a week is a long time to keep it twice.
     drop(found);
-    let loader = Loader::new(setup.source.clone(), setup.loader_config())?;
+    let loader = Loader::new(setup.source.clone(), loader_config(&setup, &mut learner, ranks)?)?;
+    same_start::check(ranks, &setup, &learner, step, job.max_steps)?;
     // From here on there is something to keep.
     let is_new = resumed.is_none();
     // Held until the end.
     let (run, lock) = match resumed {
         Some(locked) => locked,
-        None => RunDir::create(&job.out, &setup.recipe, job.existing)?,
+        None if ranks.is_first() => {
+            let (run, lock) = RunDir::create(&job.out, &setup.recipe, job.existing)?;
+            (run, Some(lock))
+        }
+        None => (RunDir::of_rank_0(&job.out), None),
     };
-    if let Some(doubt) = lock.doubt() {
-        progress.note(doubt);
+    if let Some(lock) = &lock {
+        if let Some(doubt) = lock.doubt() {
+            progress.note(doubt);
+        }
+        run.sweep()?;
     }
-    run.sweep()?;
-    let result = train::train(&setup, &run, learner, step, &loader, job.max_steps, progress);
+    // No rank sets out before there is a directory.
+    let steps = step..job.max_steps.unwrap_or(usize::MAX);
+    let result = ranks
+        .exchange(())
+        .and_then(|_| train::train(&setup, ranks, &run, learner, steps, &loader, progress));
     progress.end();
-    if result.is_err() && is_new {
+    if result.is_err() && is_new && ranks.is_first() {
         // What went wrong first is what the user should read.
         let _ = run.discard_unless_begun();
     }
     result
 }
 
+/// How this rank's batches are made, and `learner` made ready for them.
+fn loader_config(setup: &Setup, learner: &mut learner::Learner, ranks: &Ranks) -> Result<LoaderConfig> {
+    let config = setup.loader_config();
+    if ranks.size() == 1 {
+        return Ok(config);
+    }
+    let (part, o) = (config.batch_size, &setup.recipe.optimizer);
+    if part < ranks.size() {
+        return Err(Error::Usage(format!(
+            "optimizer.batch = {} in {} part(s) are {part} images a part, fewer than the {} processes; use a larger --batch, \
+             a smaller --accumulate or fewer processes",
+            o.batch,
+            o.accumulate,
+            ranks.size()
+        )));
+    }
+    learner.expect_parts(ranks::share(part, ranks.rank(), ranks.size()).len())?;
+    Ok(LoaderConfig {
+        share: (ranks.rank(), ranks.size()),
+        ..config
+    })
+}
+
 /// Where a run to be resumed stands: its newest checkpoint that is whole. `None` where it was stopped before the first one.
 fn state_of(run: &RunDir, setup: &Setup, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
-    run.complete()?;
     let Some((found, warnings)) = checkpoint::newest(&run.checkpoints())? else {
         progress.note("there is no checkpoint yet; the run begins anew");
         return Ok(None);

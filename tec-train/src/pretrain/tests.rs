@@ -1,6 +1,7 @@
 //! Steps in parts, averages, probes, and what stops a run: whole runs of a tiny model on generated images.
 
 mod place;
+mod ranks;
 
 use std::sync::{Arc, atomic::Ordering};
 

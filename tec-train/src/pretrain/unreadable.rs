@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Error, Result,
-    data::{Batch, Source},
+    data::{Batch, Skipped, Source},
     run_dir::RunDir,
 };
 
@@ -14,6 +16,26 @@ const EARLY: usize = 1_000;
 const EARLY_FACTOR: f64 = 2.0;
 /// Images named in the message.
 const NAMED: usize = 10;
+
+/// The images of a step, or of a rank's share of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Numbers of those that could be read.
+    pub samples: Vec<u32>,
+    /// Those that could not.
+    pub skipped: Vec<Skipped>,
+    /// Those of `samples` whose coded data are damaged.
+    pub damaged: Vec<u32>,
+}
+
+impl Drawn {
+    /// Takes note of one part of the step.
+    pub fn add(&mut self, batch: Batch) {
+        self.samples.extend(batch.samples);
+        self.skipped.extend(batch.skipped);
+        self.damaged.extend(batch.damaged);
+    }
+}
 
 /// The different images that could not be read, by name.
 pub struct Unreadable {
@@ -35,14 +57,14 @@ impl Unreadable {
         })
     }
 
-    /// Takes note of a batch. What can be read now no longer counts: it was mended.
-    pub fn note(&mut self, batch: &Batch, source: &dyn Source) {
+    /// Takes note of images. What can be read now no longer counts: it was mended.
+    pub fn note(&mut self, drawn: &Drawn, source: &dyn Source) {
         if !self.reasons.is_empty() {
-            for sample in &batch.samples {
+            for sample in &drawn.samples {
                 self.reasons.remove(&source.name(*sample as usize));
             }
         }
-        for skipped in &batch.skipped {
+        for skipped in &drawn.skipped {
             self.reasons.insert(skipped.name.clone(), skipped.reason.clone());
         }
     }
@@ -81,7 +103,7 @@ impl Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Pixels, Skipped};
+    use crate::data::Pixels;
 
     struct Numbered;
 
@@ -114,13 +136,13 @@ mod tests {
             name: sample.to_string(),
             reason: "cut short".into(),
         });
-        let batch = Batch {
+        let drawn = Drawn {
             skipped: skipped.collect(),
-            ..Batch::default()
+            ..Drawn::default()
         };
         // The same ones again in the next epoch.
-        found.note(&batch, &Numbered);
-        found.note(&batch, &Numbered);
+        found.note(&drawn, &Numbered);
+        found.note(&drawn, &Numbered);
         found
     }
 
@@ -158,11 +180,11 @@ mod tests {
     fn mended_images_no_longer_count() {
         let mut found = with(10, 0.1, 2);
         assert!(found.check(10).is_err());
-        let batch = Batch {
+        let drawn = Drawn {
             samples: vec![1],
-            ..Batch::default()
+            ..Drawn::default()
         };
-        found.note(&batch, &Numbered);
+        found.note(&drawn, &Numbered);
         found.check(10).unwrap();
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     data::{Pixels, Source},
     model::{DecoderConfig, EncoderMetadata, Mae, MaeConfig, Pool},
     pretrain::{Job, Plan, Progress, Summary, run},
+    ranks::OneProcess,
     recipe::{Method, Recipe, RecipeBuilder},
     run_dir::{Existing, StepMetrics},
 };
@@ -184,7 +185,7 @@ pub(super) fn go_on(
         max_steps,
         device: Default::default(),
     };
-    run(job, listener)
+    run(job, &OneProcess, listener)
 }
 
 pub(super) fn encoder_of(place: &Path, out: &str) -> Vec<u8> {
