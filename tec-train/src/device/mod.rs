@@ -55,6 +55,21 @@ impl FromStr for DeviceName {
     }
 }
 
+/// What a device without room for a tensor says; `None` for other errors.
+pub(crate) fn out_of_memory(error: &Error) -> Option<String> {
+    let Error::Candle(error) = error else { return None };
+    let text = error.to_string();
+    match text.find(NO_ROOM) {
+        // Where it is our own sentence, it ends with its line.
+        Some(start) => Some(text[start..].lines().next().unwrap_or(NO_ROOM).to_owned()),
+        // The driver's name for it, in errors of candle's own operations.
+        None => text.contains("OUT_OF_MEMORY").then(|| NO_ROOM.to_owned()),
+    }
+}
+
+/// How sentences about memory of a GPU begin.
+pub(crate) const NO_ROOM: &str = "the GPU has no room";
+
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(_: usize) -> Result<Device, String> {
     Err("this build computes on the CPU only; build it with `cargo build --release --features cuda`".into())
@@ -84,6 +99,20 @@ mod tests {
         for wrong in ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:a", "cuda0", "0"] {
             assert!(wrong.parse::<DeviceName>().unwrap_err().contains("cuda:N"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_told_from_other_errors() {
+        let said = |text: &str| out_of_memory(&Error::Candle(candle_core::Error::msg(text.to_owned())));
+        let ours = format!("{NO_ROOM} for 12 MB more; 3 of its 40 MB are free");
+        assert_eq!(said(&ours), Some(ours.clone()));
+        assert_eq!(said(&format!("{ours}\n   0: a backtrace")), Some(ours));
+        assert_eq!(
+            said("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")"),
+            Some(NO_ROOM.into())
+        );
+        assert_eq!(said("shape mismatch"), None);
+        assert_eq!(out_of_memory(&Error::Data(NO_ROOM.into())), None);
     }
 
     #[cfg(not(feature = "cuda"))]

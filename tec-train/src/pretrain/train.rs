@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     data::{Batches, Loader},
+    device,
     ranks::Ranks,
     run_dir::RunDir,
 };
@@ -160,7 +161,10 @@ impl Training<'_> {
                 return Ok(None);
             };
             *waited += batch.wait.as_secs_f64();
-            self.learner.add(self.setup, &batch, sum)?;
+            let images = batch.len();
+            self.learner
+                .add(self.setup, &batch, sum)
+                .map_err(|e| self.too_large(e, images))?;
             drawn.add(batch);
         }
         let share = (self.ranks.size() > 1).then(|| sum.share()).transpose()?;
@@ -227,6 +231,19 @@ impl Training<'_> {
             Some(record) => record.rescue(&self.learner, self.step, error),
             None => error,
         }
+    }
+
+    /// What to say about a part of a step that the device has no room for; other errors stay as they are.
+    fn too_large(&mut self, error: Error, images: usize) -> Error {
+        let Some(reason) = device::out_of_memory(&error) else {
+            return error;
+        };
+        let parts = self.setup.recipe.optimizer.accumulate;
+        self.rescue(Error::Data(format!(
+            "{reason} for a part of a step with {images} images; use --accumulate {} or more, --grad-checkpointing or a \
+             smaller --batch",
+            parts * 2
+        )))
     }
 
     /// What to say about a loss or gradient that is no number, of all ranks together or of one of them.

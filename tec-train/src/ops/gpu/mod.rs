@@ -10,13 +10,16 @@ use candle_core::{
     backend::BackendStorage,
     bail,
     cuda_backend::cudarc::{
-        driver::{CudaFunction, CudaModule, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys},
+        driver::{CudaFunction, CudaModule, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, result, sys},
         nvrtc::Ptx,
     },
 };
 use half::bf16;
 
-use crate::cuda::{Arg, Float, Launch, elementwise};
+use crate::{
+    cuda::{Arg, Float, Launch, elementwise},
+    device::NO_ROOM,
+};
 
 mod product;
 
@@ -92,12 +95,13 @@ impl Output {
     /// Room for `len` values.
     pub fn new(device: &CudaDevice, float: Float, len: usize) -> Result<Self> {
         // SAFETY: whoever makes an output writes all of it, on the device's one stream, before it becomes a tensor.
-        unsafe {
-            Ok(match float {
-                Float::F32 => Self::F32(device.alloc(len)?),
-                Float::Bf16 => Self::Bf16(device.alloc(len)?),
-            })
-        }
+        let made = unsafe {
+            match float {
+                Float::F32 => device.alloc(len).map(Self::F32),
+                Float::Bf16 => device.alloc(len).map(Self::Bf16),
+            }
+        };
+        made.map_err(|e| no_room(e, len * float.bytes()))
     }
 
     /// Room for `len` f32 values.
@@ -131,6 +135,17 @@ impl Output {
         };
         Ok((storage, shape.into()))
     }
+}
+
+/// An allocation's error, with what was asked for and what there is.
+fn no_room(error: candle_core::Error, bytes: usize) -> candle_core::Error {
+    if !error.to_string().contains("OUT_OF_MEMORY") {
+        return error;
+    }
+    let left = result::mem_get_info()
+        .map(|(free, all)| format!("; {} of its {} MB are free", free / 1_000_000, all / 1_000_000))
+        .unwrap_or_default();
+    candle_core::Error::msg(format!("{NO_ROOM} for {} MB more{left}", bytes.div_ceil(1_000_000)))
 }
 
 /// Where a loss goes, with what its kernels keep behind it for its gradient; and `scratch` f32 values.
