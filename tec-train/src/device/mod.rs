@@ -25,10 +25,18 @@ impl DeviceName {
     /// # Errors
     /// [`Error::Usage`] naming what is missing: CUDA in this build, the driver, a library, that GPU.
     pub fn open(self) -> Result<Device> {
+        self.find()
+            .map_err(|reason| Error::Usage(format!("--device {self}: {reason}, or go on with --device cpu")))
+    }
+
+    /// The device itself, for those who can do without.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn find(self) -> Result<Device, String> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => open_cuda(number)
-                .map_err(|reason| Error::Usage(format!("--device {self}: {reason}, or go on with --device cpu"))),
+            Self::Cuda(number) => open_cuda(number),
         }
     }
 }

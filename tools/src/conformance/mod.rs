@@ -10,6 +10,7 @@ use std::time::Duration;
 use tec_conformance::{Command, Group, InProcess, Link, Log, Remote, Row, Stream, find_groups, goldens, training};
 use tec_train::{
     Error, Result,
+    device::DeviceName,
     run_dir::{Existing, RunDir},
 };
 
@@ -118,19 +119,19 @@ fn vectors_error(error: tec_conformance::Error) -> Error {
 
 const HOST: &str = "host";
 const CANDLE: &str = "candle-cpu";
+const CUDA: &str = "cuda-f32";
 /// Providers that are not built yet; their rows say so.
-const NOT_THERE: [(&str, &str); 3] = [
+const NOT_THERE: [(&str, &str); 2] = [
     (
         "edge-simd",
         "tec-edge has no vector back ends yet; its scalar code is what the others run",
     ),
-    ("cuda-f32", "this program has no CUDA kernels yet"),
-    ("cuda-bf16", "this program has no CUDA kernels yet"),
+    ("cuda-bf16", "was not run: there are no vectors of mixed precision yet"),
 ];
 const DEVICE: &str = "device";
 
 fn providers(args: &Args) -> Vec<String> {
-    let mut names = vec![HOST, CANDLE];
+    let mut names = vec![HOST, CANDLE, CUDA];
     names.extend(NOT_THERE.iter().map(|(name, _)| name));
     names.extend(MACHINES.iter().map(|machine| machine.name));
     if args.device.is_some() || args.port.is_some() {
@@ -156,12 +157,22 @@ fn check(args: &Args, name: &str, directory: &Path, groups: &[Group], rows: &mut
         not_there(reason);
     } else if name == HOST {
         rows.extend(tec_conformance::run(&mut InProcess::new(HOST), None, groups, print));
-    } else if name == CANDLE {
-        let checked = training::run(CANDLE, &candle_core::Device::Cpu, directory, print);
-        if checked.is_empty() {
-            not_there("the vectors have no training step");
+    } else if name == CANDLE || name == CUDA {
+        let place = if name == CUDA {
+            DeviceName::Cuda(0)
+        } else {
+            DeviceName::Cpu
+        };
+        match place.find() {
+            Ok(place) => {
+                let checked = training::run(name, &place, directory, print);
+                if checked.is_empty() {
+                    not_there("the vectors have no training step");
+                }
+                rows.extend(checked);
+            }
+            Err(reason) => not_there(&format!("was not run: {reason}")),
         }
-        rows.extend(checked);
     } else if let Some(machine) = MACHINES.iter().find(|machine| machine.name == name) {
         let firmware = args.firmware.join(machine.file);
         match machine.command(&firmware) {
