@@ -6,7 +6,11 @@
 
 pub mod atomic;
 pub mod checkpoint;
+// Without the feature nothing launches them but tests, on an emulator.
+#[cfg_attr(not(any(test, feature = "cuda")), expect(dead_code))]
+mod cuda;
 pub mod data;
+pub mod device;
 pub mod embed;
 mod error;
 pub mod eval;

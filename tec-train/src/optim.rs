@@ -1,5 +1,9 @@
 //! AdamW and the learning-rate schedule.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::f64::consts::PI;
 
@@ -62,6 +66,9 @@ pub struct AdamW {
     config: AdamWConfig,
     step: u64,
     parameters: Vec<Parameter>,
+    /// The moments, where they are on a GPU: since the first step there.
+    #[cfg(feature = "cuda")]
+    gpu: Option<gpu::GpuMoments>,
 }
 
 #[derive(Debug)]
@@ -74,16 +81,16 @@ struct Parameter {
 }
 
 /// The moments of one parameter, for a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Moments<'a> {
     /// The parameter's name.
     pub name: &'a str,
     /// The parameter's shape, which both moments have.
     pub shape: &'a [usize],
     /// The mean of gradients.
-    pub first: &'a [f32],
+    pub first: Cow<'a, [f32]>,
     /// The mean of squared gradients.
-    pub second: &'a [f32],
+    pub second: Cow<'a, [f32]>,
 }
 
 impl AdamW {
@@ -103,6 +110,8 @@ impl AdamW {
             config,
             step: 0,
             parameters,
+            #[cfg(feature = "cuda")]
+            gpu: None,
         }
     }
 
@@ -114,25 +123,31 @@ impl AdamW {
     /// # Errors
     /// [`Error::Data`] naming a parameter without a gradient: it is not part of the loss, or an operation detached it.
     pub fn step(&mut self, grads: &GradStore, lr: f64, clip: Option<f64>) -> Result<f64> {
-        let grads: Vec<Vec<f32>> = self
+        let grads: Vec<&Tensor> = self
             .parameters
-            .par_iter()
+            .iter()
             .map(|p| p.gradient(grads))
             .collect::<Result<_>>()?;
-        let norm = grads.iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
-        self.step += 1;
-        let update = Update {
-            scale: clip.map_or(1.0, |clip| (clip / norm).min(1.0)) as f32,
-            ..Update::new(&self.config, self.step, lr)
+        let (config, step) = (self.config, &mut self.step);
+        let update = |norm: f64| {
+            norm.is_finite().then(|| {
+                *step += 1;
+                Update {
+                    scale: clip.map_or(1.0, |clip| (clip / norm).min(1.0)) as f32,
+                    ..Update::new(&config, *step, lr)
+                }
+            })
         };
-        self.parameters
-            .par_iter_mut()
-            .zip(&grads)
-            .try_for_each(|(parameter, grad)| parameter.update(grad, &update))?;
-        Ok(norm)
+        #[cfg(feature = "cuda")]
+        {
+            if self.gpu.is_none() {
+                self.gpu = gpu::GpuMoments::new(&self.parameters)?;
+            }
+            if let Some(gpu) = &mut self.gpu {
+                return Ok(gpu.step(&self.parameters, &grads, update)?);
+            }
+        }
+        step_on_cpu(&mut self.parameters, &grads, update)
     }
 
     /// Steps taken so far.
@@ -141,13 +156,23 @@ impl AdamW {
     }
 
     /// The moments of every parameter, in the order given to [`AdamW::new`].
-    pub fn moments(&self) -> impl Iterator<Item = Moments<'_>> {
-        self.parameters.iter().map(|p| Moments {
-            name: &p.name,
-            shape: p.var.dims(),
-            first: &p.first,
-            second: &p.second,
-        })
+    ///
+    /// # Errors
+    /// A GPU that does not give them back.
+    pub fn moments(&self) -> Result<Vec<Moments<'_>>> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            let fetched = gpu.fetch(&self.parameters)?.into_iter();
+            let all = self.parameters.iter().zip(fetched);
+            return Ok(all
+                .map(|(p, [first, second])| p.moments(first.into(), second.into()))
+                .collect());
+        }
+        Ok(self
+            .parameters
+            .iter()
+            .map(|p| p.moments(Cow::Borrowed(&p.first), Cow::Borrowed(&p.second)))
+            .collect())
     }
 
     /// Continues from a checkpoint: steps taken, and for every parameter its name and both moments.
@@ -186,6 +211,10 @@ impl AdamW {
             )));
         }
         self.step = step;
+        #[cfg(feature = "cuda")]
+        {
+            self.gpu = None;
+        }
         for (parameter, found) in self.parameters.iter_mut().zip(found) {
             if let Some((first, second)) = found {
                 (parameter.first, parameter.second) = (first, second);
@@ -195,8 +224,35 @@ impl AdamW {
     }
 }
 
+/// The norm of all gradients, and, if it is finite, the step that `update` makes of the norm.
+fn step_on_cpu(
+    parameters: &mut [Parameter],
+    grads: &[&Tensor],
+    update: impl FnOnce(f64) -> Option<Update>,
+) -> Result<f64> {
+    let values = |grad: &&Tensor| Ok(grad.flatten_all()?.to_vec1()?);
+    let grads: Vec<Vec<f32>> = grads.par_iter().map(values).collect::<Result<_>>()?;
+    let norm = grads.iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
+    if let Some(update) = update(norm) {
+        parameters
+            .par_iter_mut()
+            .zip(&grads)
+            .try_for_each(|(parameter, grad)| parameter.update(grad, &update))?;
+    }
+    Ok(norm)
+}
+
 impl Parameter {
-    fn gradient(&self, grads: &GradStore) -> Result<Vec<f32>> {
+    fn moments<'a>(&'a self, first: Cow<'a, [f32]>, second: Cow<'a, [f32]>) -> Moments<'a> {
+        Moments {
+            name: &self.name,
+            shape: self.var.dims(),
+            first,
+            second,
+        }
+    }
+
+    fn gradient<'a>(&self, grads: &'a GradStore) -> Result<&'a Tensor> {
         let grad: &Tensor = grads.get(&self.var).ok_or_else(|| {
             Error::Data(format!(
                 "parameter {} got no gradient: take it out of the trainable parameters or make it part of the loss",
@@ -211,7 +267,7 @@ impl Parameter {
                 self.var.dims()
             )));
         }
-        Ok(grad.flatten_all()?.to_vec1()?)
+        Ok(grad)
     }
 
     fn update(&mut self, grad: &[f32], update: &Update) -> Result<()> {
@@ -417,7 +473,9 @@ mod tests {
         assert!(
             optimizer
                 .moments()
-                .all(|m| m.first.iter().chain(m.second).all(|&v| v == 0.0))
+                .unwrap()
+                .iter()
+                .all(|m| m.first.iter().chain(&*m.second).all(|&v| v == 0.0))
         );
     }
 
@@ -432,6 +490,8 @@ mod tests {
         let copy = Var::from_tensor(&x.copy().unwrap()).unwrap();
         let state: Vec<_> = whole
             .moments()
+            .unwrap()
+            .iter()
             .map(|m| (m.name.to_owned(), m.first.to_vec(), m.second.to_vec()))
             .collect();
         let mut resumed = AdamW::new(&[("x".into(), copy.clone())], CONFIG);
@@ -461,7 +521,7 @@ mod tests {
             let x = var(&start, &[3]);
             let mut optimizer = AdamW::new(&[("x".into(), x.clone())], CONFIG);
             let norm = optimizer.step(&gradients(&[&x], factor), 0.1, clip).unwrap();
-            let moments = optimizer.moments().next().map(|m| m.first.to_vec()).unwrap();
+            let moments = optimizer.moments().unwrap()[0].first.to_vec();
             (norm, moments)
         };
         // The norm of the start is 13.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tec_train::{
     Error, Result,
+    device::DeviceName,
     pretrain::{self, Job, Summary},
     ranks::{self, Collective},
     recipe::{Method, Recipe, RecipeBuilder, named},
@@ -71,9 +72,9 @@ pub struct Args {
     /// Remove the run in --out first
     #[arg(long)]
     overwrite: bool,
-    /// Where to compute
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    device: String,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceName,
     /// Print one JSON object a step on standard output
     #[arg(long)]
     json: bool,
@@ -105,7 +106,6 @@ pub fn run(args: &Args, collective: &dyn Collective) -> Result<()> {
 
 /// What the arguments ask for.
 fn job(args: &Args) -> Result<Job> {
-    check_device(&args.device)?;
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -129,6 +129,7 @@ fn job(args: &Args) -> Result<Job> {
         existing,
         source: None,
         max_steps: args.max_steps,
+        device: args.device,
     })
 }
 
@@ -183,16 +184,6 @@ fn keep_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Only the CPU computes for now; any other device is refused in words.
-fn check_device(device: &str) -> Result<()> {
-    match device {
-        "cpu" => Ok(()),
-        other => Err(Error::Usage(format!(
-            "--device {other}: this build computes on the CPU only; use --device cpu"
-        ))),
-    }
 }
 
 /// The recipe of a file, a name or a run (`stored`), with flags and `--set` applied.

@@ -10,6 +10,7 @@ use serde_json::json;
 use tec_train::{
     Error, Result,
     data::{Idx, Source, Subset},
+    device::DeviceName,
     embed::{Encoder, embed_source},
     eval::{
         Features,
@@ -101,6 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
         existing: Existing::Refuse,
         source: Some(train.clone()),
         max_steps: None,
+        device: DeviceName::Cpu,
     };
     let train_run = |recipe: Recipe, name: &str, label: &str| {
         pretrain::run(job(recipe, name), &OneProcess, &mut Reporter::new(Style::People, label))

@@ -29,6 +29,11 @@ impl Params {
         &self.trainable
     }
 
+    /// Whether the parameters are in the CPU's memory.
+    pub fn is_on_cpu(&self) -> bool {
+        self.trainable.iter().all(|(_, var)| var.device().is_cpu())
+    }
+
     /// The trainable parameter of that name.
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.trainable.iter().find(|(n, _)| n == name).map(|(_, var)| var)

@@ -1,10 +1,16 @@
 //! GELU and the residual addition.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, rows_per_piece, tensor};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Float, elementwise};
 
 /// GELU with the exact error function, `x (1 + erf(x / sqrt 2)) / 2`, element by element.
 pub fn gelu(x: &Tensor) -> crate::Result<Tensor> {
@@ -41,6 +47,15 @@ impl CustomOp1 for Gelu {
         tensor(y, layout.shape())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (float, x) = gpu::values(self.name(), storage, layout)?;
+        let (device, n) = (storage.device(), layout.shape().elem_count());
+        let y = gpu::Output::new(device, float, n)?;
+        gpu::launch(device, &elementwise::gelu(float, x, y.address(device), n))?;
+        y.tensor(device, layout.shape())
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         gelu_gradient(x, &grad.contiguous()?).map(Some)
     }
@@ -63,6 +78,23 @@ impl CustomOp2 for GeluGradient {
             .map_err(refused)?;
         tensor(grad_x, l1.shape())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let ((float, x), (of_grad, grad)) = (gpu::values(self.name(), s1, l1)?, gpu::values(self.name(), s2, l2)?);
+        if l1.shape() != l2.shape() || float != of_grad {
+            bail!(
+                "gelu gradient: {:?} {float:?} and {:?} {of_grad:?} differ",
+                l1.dims(),
+                l2.dims()
+            );
+        }
+        let (device, n) = (s1.device(), l1.shape().elem_count());
+        let grad_x = gpu::Output::new(device, float, n)?;
+        let plan = elementwise::gelu_gradient(float, x, grad, grad_x.address(device), n);
+        gpu::launch(device, &plan)?;
+        grad_x.tensor(device, l1.shape())
+    }
 }
 
 struct Add;
@@ -82,6 +114,18 @@ impl CustomOp2 for Add {
             .zip(x.par_chunks(piece).zip(y.par_chunks(piece)))
             .for_each(|(sum, (x, y))| simd::add(x, y, sum));
         tensor(sum, l1.shape())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        if l1.shape() != l2.shape() {
+            bail!("add: {:?} and {:?} have different shapes", l1.dims(), l2.dims());
+        }
+        let (x, y) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let (device, n) = (s1.device(), l1.shape().elem_count());
+        let sum = gpu::Output::floats(device, n)?;
+        gpu::launch(device, &elementwise::add(Float::F32, x, y, sum.address(device), n))?;
+        sum.tensor(device, l1.shape())
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {

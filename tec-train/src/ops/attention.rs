@@ -1,11 +1,20 @@
 //! Multi-head attention, straight out of and into the projections' layouts.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, tensor};
 use super::gemm::{Matrix, MatrixMut};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::{
+    Float,
+    attention::{self as plans, MAX_HEAD_WIDTH, Projections},
+};
 
 /// Multi-head self-attention, `softmax(q k^T / sqrt(D / heads)) v`: `qkv` `[B, N, 3 D]` in the layout `[3][heads][D / heads]`
 /// gives `[B, N, D]` with the heads joined. The gradient recomputes the probabilities instead of keeping them.
@@ -77,6 +86,26 @@ impl Sizes {
             );
         }
         Ok((batch, Self::new(queries, tokens, width, heads)?))
+    }
+
+    /// What launches of the attention kernels take, for values stored as `dtype` says: bf16 ones are for tensor cores.
+    #[cfg(feature = "cuda")]
+    fn plan(&self, batch: usize, dtype: Float) -> Result<plans::Attention> {
+        if self.head > MAX_HEAD_WIDTH {
+            bail!(
+                "attention: heads {} wide are wider than {MAX_HEAD_WIDTH}, the GPU's kernels' limit",
+                self.head
+            );
+        }
+        Ok(plans::Attention {
+            dtype,
+            compute: dtype,
+            batch,
+            heads: self.width / self.head,
+            queries: self.queries,
+            tokens: self.tokens,
+            head_width: self.head,
+        })
     }
 
     /// One value for each pair of query and token.
@@ -203,6 +232,20 @@ impl CustomOp1 for Attention {
         tensor(out, (batch, sizes.tokens, sizes.width))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = Sizes::joined(layout, self.heads)?;
+        let (float, qkv) = gpu::values(self.name(), storage, layout)?;
+        let device = storage.device();
+        let out = gpu::Output::new(device, float, batch * sizes.tokens * sizes.width)?;
+        let plan = sizes.plan(batch, float)?;
+        gpu::launch(
+            device,
+            &plans::attention(&plan, Projections::Joined(qkv), out.address(device)),
+        )?;
+        out.tensor(device, (batch, sizes.tokens, sizes.width))
+    }
+
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         gradient(qkv, &grad.contiguous()?, self.heads).map(Some)
     }
@@ -233,6 +276,27 @@ impl CustomOp2 for AttentionGradient {
             )?;
         tensor(grad_qkv, l1.shape())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = Sizes::joined(l1, self.heads)?;
+        let ((float, qkv), (of_grad, grad)) = (gpu::values(self.name(), s1, l1)?, gpu::values(self.name(), s2, l2)?);
+        if float != of_grad || l2.dims() != [batch, sizes.tokens, sizes.width] {
+            bail!(
+                "{}: {:?} {of_grad:?} is no gradient for {:?} {float:?}",
+                self.name(),
+                l2.dims(),
+                l1.dims()
+            );
+        }
+        let (device, plan) = (s1.device(), sizes.plan(batch, float)?);
+        let grad_qkv = gpu::Output::new(device, float, l1.shape().elem_count())?;
+        let scratch = gpu::Output::floats(device, plans::attention_gradient_scratch(&plan))?;
+        let into = Projections::Joined(grad_qkv.address(device));
+        let plans = plans::attention_gradient(&plan, Projections::Joined(qkv), grad, into, scratch.address(device));
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        grad_qkv.tensor(device, l1.shape())
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -259,6 +323,17 @@ impl CustomOp2 for AttentionOf {
                 },
             )?;
         tensor(out, (batch, sizes.queries, sizes.width))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = Sizes::apart(l1, l2, self.heads)?;
+        let (q, kv) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let (device, plan) = (s1.device(), sizes.plan(batch, Float::F32)?);
+        let out = gpu::Output::floats(device, batch * sizes.queries * sizes.width)?;
+        let inputs = Projections::Apart { q, kv };
+        gpu::launch(device, &plans::attention(&plan, inputs, out.address(device)))?;
+        out.tensor(device, (batch, sizes.queries, sizes.width))
     }
 
     fn bwd(&self, q: &Tensor, kv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -307,5 +382,33 @@ impl CustomOp3 for AttentionOfGradient {
             )?;
         let len = grads.len();
         tensor(grads, len)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = Sizes::apart(l1, l2, self.0.heads)?;
+        let (q, kv) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let grad = gpu::floats(self.name(), s3, l3)?;
+        let (device, plan) = (s1.device(), sizes.plan(batch, Float::F32)?);
+        let (queries, others) = (l1.shape().elem_count(), l2.shape().elem_count());
+        let grads = gpu::Output::floats(device, queries + others)?;
+        let scratch = gpu::Output::floats(device, plans::attention_gradient_scratch(&plan))?;
+        let to = grads.address(device);
+        let into = Projections::Apart {
+            q: to,
+            kv: to + 4 * queries as u64,
+        };
+        let inputs = Projections::Apart { q, kv };
+        let plans = plans::attention_gradient(&plan, inputs, grad, into, scratch.address(device));
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        grads.tensor(device, queries + others)
     }
 }

@@ -9,11 +9,17 @@ use std::sync::Mutex;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 
 use super::cpu::{floats, tensor, with_floats};
 use super::gemm::{Matrix, product_onto};
+#[cfg(feature = "cuda")]
+use super::gpu::{self, Operand, Product};
 use super::{activation, attention, linear, norm};
 use crate::Error;
+#[cfg(feature = "cuda")]
+use crate::cuda::Float;
 
 /// What a branch does between its two linear layers.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +148,32 @@ impl Branch {
         self.inside.lock().ok().and_then(|mut inside| inside.take())
     }
 
+    /// What is inside, which is handed over for one forward pass.
+    fn take_once(&self) -> Result<Inside> {
+        match self.take() {
+            Some(inside) => Ok(inside),
+            None => bail!("branch: computed twice; please report it"),
+        }
+    }
+
+    /// Keeps what is inside for the gradient, where it is to be kept.
+    fn keep(&self, inside: Inside) {
+        if self.keep
+            && let Ok(mut place) = self.inside.lock()
+        {
+            *place = Some(inside);
+        }
+    }
+
+    /// Outputs and inputs of the second layer, whose outputs are added to `x`.
+    fn second_sizes(&self, x: &Layout) -> Result<(usize, usize)> {
+        let (outputs, inputs) = self.weights.second[0].dims2()?;
+        if x.dims().last() != Some(&outputs) {
+            bail!("branch: {:?} cannot be added to {outputs} outputs", x.dims());
+        }
+        Ok((outputs, inputs))
+    }
+
     /// The gradients of x, norm weight and norm bias; those of the linear layers are gathered.
     fn gradients(&self, x: &Tensor, grad: &Tensor) -> crate::Result<[Tensor; 3]> {
         let w = self.weights.detached();
@@ -202,15 +234,10 @@ impl CustomOp3 for Branch {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Some(inside) = self.take() else {
-            bail!("branch: computed twice; please report it");
-        };
+        let inside = self.take_once()?;
         let x = floats(self.name(), s1, l1)?;
         let [weight, bias] = &self.weights.second;
-        let (outputs, inputs) = weight.dims2()?;
-        if l1.dims().last() != Some(&outputs) {
-            bail!("branch: {:?} cannot be added to {outputs} outputs", l1.dims());
-        }
+        let (outputs, inputs) = self.second_sizes(l1)?;
         let sum = with_floats(self.name(), &inside.middle, |middle| {
             with_floats(self.name(), weight, |weight| {
                 with_floats(self.name(), bias, |bias| {
@@ -223,12 +250,46 @@ impl CustomOp3 for Branch {
                 })
             })
         })?;
-        if self.keep
-            && let Ok(mut place) = self.inside.lock()
-        {
-            *place = Some(inside);
-        }
+        self.keep(inside);
         tensor(sum, l1.shape())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inside = self.take_once()?;
+        let (outputs, inputs) = self.second_sizes(l1)?;
+        let (device, rows) = (s1.device(), l1.shape().elem_count() / outputs.max(1));
+        let x = gpu::floats(self.name(), s1, l1)?;
+        let [weight, bias] = &self.weights.second;
+        let sum = gpu::Output::floats(device, rows * outputs)?;
+        gpu::with_values(self.name(), &inside.middle, |(float, middle)| {
+            gpu::with_floats(self.name(), weight, |weight| {
+                gpu::with_floats(self.name(), bias, |bias| {
+                    let weight = gpu::converted(device, weight, outputs * inputs, float)?;
+                    let product = Product {
+                        rows,
+                        columns: outputs,
+                        inner: inputs,
+                        a: Operand::new((float, middle)),
+                        b: Operand::new((float, weight.address())).t(),
+                        out: (Float::F32, sum.address(device)),
+                        bias: Some(bias),
+                        add: Some(x),
+                    };
+                    gpu::product(device, &product)
+                })
+            })
+        })?;
+        self.keep(inside);
+        sum.tensor(device, l1.shape())
     }
 
     fn bwd(

@@ -1,11 +1,17 @@
 //! The linear layer.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
 use super::cpu::{floats, rows_per_piece, tensor};
 use super::gemm::{Matrix, product};
+#[cfg(feature = "cuda")]
+use super::gpu::{self, Operand, Product};
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Float, norm};
 
 /// `x weight^T + bias`: `x` [.., K], `weight` `[M, K]`, `bias` `[M]` gives [.., M]. Differentiable in all three.
 ///
@@ -40,23 +46,58 @@ impl Linear {
         weight: (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs) = weight.1.shape().dims2()?;
-        let mut shape = x.1.dims().to_vec();
-        match shape.last_mut() {
-            Some(last) if *last == inputs => *last = outputs,
-            _ => bail!(
-                "linear: {:?} does not end with the {inputs} inputs of weight {:?}",
-                x.1.dims(),
-                weight.1.dims()
-            ),
-        }
+        let ([rows, inputs, outputs], shape) = Self::sizes(x.1, weight.1)?;
         let (x, weight) = (floats("linear", x.0, x.1)?, floats("linear", weight.0, weight.1)?);
-        let rows: usize = shape.iter().rev().skip(1).product();
         let (a, b) = (
             Matrix::new(x, rows, inputs, inputs)?,
             Matrix::new(weight, outputs, inputs, inputs)?.t(),
         );
         tensor(product(bias, a, b)?, shape)
+    }
+
+    /// Rows, inputs, outputs and the result's shape.
+    fn sizes(x: &Layout, weight: &Layout) -> Result<([usize; 3], Vec<usize>)> {
+        let (outputs, inputs) = weight.shape().dims2()?;
+        let mut shape = x.dims().to_vec();
+        match shape.last_mut() {
+            Some(last) if *last == inputs => *last = outputs,
+            _ => bail!(
+                "linear: {:?} does not end with the {inputs} inputs of weight {:?}",
+                x.dims(),
+                weight.dims()
+            ),
+        }
+        let rows = shape.iter().rev().skip(1).product();
+        Ok(([rows, inputs, outputs], shape))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_gpu(
+        x: (&CudaStorage, &Layout),
+        weight: (&CudaStorage, &Layout),
+        bias: Option<u64>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let ([rows, inputs, outputs], shape) = Self::sizes(x.1, weight.1)?;
+        let device = x.0.device();
+        let (float, x) = gpu::values("linear", x.0, x.1)?;
+        let weight = gpu::floats("linear", weight.0, weight.1)?;
+        let weight = gpu::converted(device, weight, outputs * inputs, float)?;
+        let bias = bias
+            .map(|bias| gpu::converted(device, bias, outputs, float))
+            .transpose()?;
+        let out = gpu::Output::new(device, float, rows * outputs)?;
+        let product = Product {
+            rows,
+            columns: outputs,
+            inner: inputs,
+            a: Operand::new((float, x)),
+            b: Operand::new((float, weight.address())).t(),
+            out: (float, out.address(device)),
+            bias: bias.as_ref().map(gpu::Converted::address),
+            add: None,
+        };
+        gpu::product(device, &product)?;
+        out.tensor(device, shape)
     }
 
     /// The gradients that somebody asks for.
@@ -79,6 +120,11 @@ impl CustomOp2 for Linear {
         Self::forward((s1, l1), (s2, l2), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        Self::forward_gpu((s1, l1), (s2, l2), None)
+    }
+
     fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Self::backward(x, weight, &grad.contiguous()?)
     }
@@ -99,6 +145,19 @@ impl CustomOp3 for Linear {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Self::forward((s1, l1), (s2, l2), Some(floats("linear", s3, l3)?))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Self::forward_gpu((s1, l1), (s2, l2), Some(gpu::floats("linear", s3, l3)?))
     }
 
     fn bwd(
@@ -141,6 +200,32 @@ impl CustomOp2 for InputGradient {
         );
         tensor(product(None, a, b)?, shape)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (outputs, inputs) = l2.shape().dims2()?;
+        let (rows, mut shape) = (l1.shape().elem_count() / outputs.max(1), l1.dims().to_vec());
+        if shape.last() != Some(&outputs) {
+            bail!("{}: {shape:?} does not end with {outputs} outputs", self.name());
+        }
+        shape.splice(shape.len() - 1.., [inputs]);
+        let device = s1.device();
+        let (float, grad) = gpu::values(self.name(), s1, l1)?;
+        let weight = gpu::converted(device, gpu::floats(self.name(), s2, l2)?, outputs * inputs, float)?;
+        let out = gpu::Output::new(device, float, rows * inputs)?;
+        let product = Product {
+            rows,
+            columns: inputs,
+            inner: outputs,
+            a: Operand::new((float, grad)),
+            b: Operand::new((float, weight.address())),
+            out: (float, out.address(device)),
+            bias: None,
+            add: None,
+        };
+        gpu::product(device, &product)?;
+        out.tensor(device, shape)
+    }
 }
 
 /// `grad^T x`: the gradient `[M, K]` of the weight from `grad` [.., M] and `x` [.., K].
@@ -161,6 +246,36 @@ impl CustomOp2 for WeightGradient {
             Matrix::new(x, rows, inputs, inputs)?,
         );
         tensor(product(None, a, b)?, (outputs, inputs))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let last = |layout: &Layout| layout.dims().last().copied().unwrap_or(0);
+        let (outputs, inputs) = (last(l1), last(l2));
+        let rows = l1.shape().elem_count() / outputs.max(1);
+        let ((float, grad), (of_x, x)) = (gpu::values(self.name(), s1, l1)?, gpu::values(self.name(), s2, l2)?);
+        if float != of_x || rows * inputs != l2.shape().elem_count() {
+            bail!(
+                "{}: {:?} {float:?} and {:?} {of_x:?} do not fit",
+                self.name(),
+                l1.dims(),
+                l2.dims()
+            );
+        }
+        let device = s1.device();
+        let out = gpu::Output::floats(device, outputs * inputs)?;
+        let product = Product {
+            rows: outputs,
+            columns: inputs,
+            inner: rows,
+            a: Operand::new((float, grad)).t(),
+            b: Operand::new((float, x)),
+            out: (Float::F32, out.address(device)),
+            bias: None,
+            add: None,
+        };
+        gpu::product(device, &product)?;
+        out.tensor(device, (outputs, inputs))
     }
 }
 
@@ -188,5 +303,18 @@ impl CustomOp1 for ColumnSums {
             pieces.iter().for_each(|piece| simd::add_rows(piece, &mut sums));
         }
         tensor(sums, columns)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let columns = layout.dims().last().copied().unwrap_or(0);
+        let rows = layout.shape().elem_count() / columns.max(1);
+        let (float, x) = gpu::values(self.name(), storage, layout)?;
+        let device = storage.device();
+        let sums = gpu::Output::floats(device, columns)?;
+        let scratch = gpu::Output::floats(device, norm::column_sums_scratch(rows, columns))?;
+        let plans = norm::column_sums(float, x, sums.address(device), scratch.address(device), rows, columns);
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        sums.tensor(device, columns)
     }
 }

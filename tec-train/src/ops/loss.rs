@@ -1,10 +1,16 @@
 //! The two losses.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 use tec_core::loss;
 
 use super::cpu::{floats, refused, rows_per_piece, tensor};
+#[cfg(feature = "cuda")]
+use super::gpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::loss as plans;
 
 /// Squared error, mean over channels, averaged over the removed patches of the batch: `pred` and `target_normalized`
 /// `[B, L, T]`, `removed` `[B, L]` (1 where a patch was removed). A scalar, differentiable in `pred`.
@@ -67,16 +73,42 @@ impl CustomOp3 for FeatureLoss {
         tensor(vec![(sum * f64::from(scale)) as f32], ())
     }
 
+    /// What removes nothing gives NaN here instead of an error: to look would be to wait for the GPU.
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = feature_sizes(l1, l2, l3)?.1;
+        let (device, rows) = (s1.device(), l1.shape().elem_count() / width);
+        let inputs = [
+            gpu::floats(self.name(), s1, l1)?,
+            gpu::floats(self.name(), s2, l2)?,
+            gpu::floats(self.name(), s3, l3)?,
+        ];
+        let (value, scratch) = gpu::loss(device, plans::scratch(rows))?;
+        let to = value.address(device);
+        let plans = plans::feature_loss(inputs, to, scratch.address(device), rows, width);
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        value.tensor(device, ())
+    }
+
     fn bwd(
         &self,
         pred: &Tensor,
         target: &Tensor,
         removed: &Tensor,
-        _: &Tensor,
+        loss: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let gradient = FeatureLossGradient {
-            grad: grad.to_scalar()?,
+            grad: grad.contiguous()?,
+            loss: loss.detach(),
         };
         Ok((Some(pred.apply_op3_no_bwd(target, removed, &gradient)?), None, None))
     }
@@ -84,7 +116,10 @@ impl CustomOp3 for FeatureLoss {
 
 struct FeatureLossGradient {
     /// The gradient of the loss.
-    grad: f32,
+    grad: Tensor,
+    /// The loss itself: on a GPU the number of removed patches lies behind it.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    loss: Tensor,
 }
 
 impl CustomOp3 for FeatureLossGradient {
@@ -104,7 +139,7 @@ impl CustomOp3 for FeatureLossGradient {
         let (patches, width) = feature_sizes(l1, l2, l3)?;
         let (pred, target) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
         let removed = floats(self.name(), s3, l3)?;
-        let scale = self.grad * loss::feature_scale(removed.iter().sum()).map_err(refused)?;
+        let scale = self.grad.to_scalar::<f32>()? * loss::feature_scale(removed.iter().sum()).map_err(refused)?;
         let image = patches * width;
         let mut grad = vec![0.0; pred.len()];
         let inputs = pred
@@ -118,6 +153,36 @@ impl CustomOp3 for FeatureLossGradient {
             })
             .map_err(refused)?;
         tensor(grad, l1.shape())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = feature_sizes(l1, l2, l3)?.1;
+        let (device, rows) = (s1.device(), l1.shape().elem_count() / width);
+        let inputs = [
+            gpu::floats(self.name(), s1, l1)?,
+            gpu::floats(self.name(), s2, l2)?,
+            gpu::floats(self.name(), s3, l3)?,
+        ];
+        let out = gpu::Output::floats(device, rows * width)?;
+        gpu::with_floats(self.name(), &self.grad, |upstream| {
+            gpu::with_floats(self.name(), &self.loss, |loss| {
+                let to = out.address(device);
+                gpu::launch(
+                    device,
+                    &plans::feature_loss_gradient(inputs, upstream, loss, to, rows, width),
+                )
+            })
+        })?;
+        out.tensor(device, l1.shape())
     }
 }
 
@@ -157,6 +222,18 @@ impl CustomOp2 for RelationLoss {
         tensor(vec![(sums.iter().sum::<f64>() / rows as f64) as f32], ())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let patches = relation_width(l1, l2)?;
+        let (device, rows) = (s1.device(), l1.shape().elem_count() / patches);
+        let (pred, target) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let (value, scratch) = gpu::loss(device, plans::scratch(rows))?;
+        let to = value.address(device);
+        let plans = plans::relation_loss(pred, target, to, scratch.address(device), rows, patches);
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        value.tensor(device, ())
+    }
+
     fn bwd(
         &self,
         pred: &Tensor,
@@ -165,7 +242,7 @@ impl CustomOp2 for RelationLoss {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = RelationLossGradient {
-            grad: grad.to_scalar()?,
+            grad: grad.contiguous()?,
         };
         Ok((Some(pred.apply_op2_no_bwd(target, &gradient)?), None))
     }
@@ -173,7 +250,7 @@ impl CustomOp2 for RelationLoss {
 
 struct RelationLossGradient {
     /// The gradient of the loss.
-    grad: f32,
+    grad: Tensor,
 }
 
 impl CustomOp2 for RelationLossGradient {
@@ -181,10 +258,26 @@ impl CustomOp2 for RelationLossGradient {
         "relation_loss gradient"
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let patches = relation_width(l1, l2)?;
+        let (device, rows) = (s1.device(), l1.shape().elem_count() / patches);
+        let (pred, target) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let out = gpu::Output::floats(device, rows * patches)?;
+        gpu::with_floats(self.name(), &self.grad, |upstream| {
+            let to = out.address(device);
+            gpu::launch(
+                device,
+                &plans::relation_loss_gradient(pred, target, upstream, to, rows, patches),
+            )
+        })?;
+        out.tensor(device, l1.shape())
+    }
+
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let patches = relation_width(l1, l2)?;
         let (pred, target) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
-        let scale = self.grad / (pred.len() / patches) as f32;
+        let scale = self.grad.to_scalar::<f32>()? / (pred.len() / patches) as f32;
         let piece = rows_per_piece(patches) * patches;
         let mut grad = vec![0.0; pred.len()];
         grad.par_chunks_mut(piece)

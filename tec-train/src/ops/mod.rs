@@ -12,6 +12,8 @@ mod branch;
 mod composed;
 mod cpu;
 mod gemm;
+#[cfg(feature = "cuda")]
+pub(crate) mod gpu;
 mod linear;
 mod loss;
 mod norm;

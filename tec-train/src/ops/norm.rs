@@ -1,10 +1,16 @@
 //! Layer normalization.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
 use super::cpu::{floats, refused, rows_per_piece, tensor, with_floats};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Float, norm};
 
 /// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` `[D]`. Differentiable in all three.
 ///
@@ -74,6 +80,26 @@ impl CustomOp3 for LayerNorm {
         tensor(y, l1.shape())
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = width(l1, l2)?;
+        let x = gpu::floats(self.name(), s1, l1)?;
+        let (weight, bias) = (gpu::floats(self.name(), s2, l2)?, gpu::floats(self.name(), s3, l3)?);
+        let (device, n, float) = (s1.device(), l1.shape().elem_count(), Float::F32);
+        let y = gpu::Output::new(device, float, n)?;
+        let plan = norm::layer_norm(float, x, weight, bias, y.address(device), n / width, width, self.eps);
+        gpu::launch(device, &plan)?;
+        y.tensor(device, l1.shape())
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -125,6 +151,50 @@ impl CustomOp3 for LayerNormGradient {
         };
         let len = grads.len();
         tensor(grads, len)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = width(l1, l2)?;
+        let (x, weight) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let (float, grad) = gpu::values(self.name(), s3, l3)?;
+        let (device, n) = (s1.device(), l1.shape().elem_count());
+        let rows = n / width;
+        let grads = gpu::Output::floats(device, n + 2 * width)?;
+        let scratch = gpu::Output::floats(device, norm::layer_norm_gradient_scratch(rows, width))?;
+        let address = grads.address(device);
+        let run = |residual: u64| {
+            let plans = norm::layer_norm_gradient(
+                float,
+                &norm::LayerNormGradient {
+                    x,
+                    weight,
+                    grad,
+                    residual,
+                    grad_x: address,
+                    grad_weight: address + 4 * n as u64,
+                    grad_bias: address + 4 * (n + width) as u64,
+                    scratch: scratch.address(device),
+                    rows,
+                    width,
+                    eps: self.eps,
+                },
+            );
+            plans.iter().try_for_each(|plan| gpu::launch(device, plan))
+        };
+        match &self.residual {
+            Some(residual) => gpu::with_floats(self.name(), residual, run)?,
+            None => run(0)?,
+        }
+        grads.tensor(device, n + 2 * width)
     }
 }
 

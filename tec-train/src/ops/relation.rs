@@ -1,12 +1,18 @@
 //! Relations between tokens: the base's targets and the new model's logits.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 use tec_core::relation;
 
 use super::cpu::{floats, indices, refused, rows_per_piece, tensor};
 use super::gemm::{Matrix, MatrixMut};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Float, relation as plans};
 
 /// Logits `scale * q k^T` of some tokens against all patches: queries `q` `[B, 1 + K, T]`, keys `k` `[B, 1 + L, T]` (the class
 /// token's first; it is left out), both in the layout `[heads][T / heads]`, gives `[B, 1 + K, heads, L]`. Differentiable in both.
@@ -72,6 +78,22 @@ impl Sizes {
     /// Elements of one image's logits.
     fn logits(&self) -> usize {
         self.queries * self.heads * self.patches
+    }
+
+    /// What launches of relation kernels take; queries and keys as [`relation_logits`] has them.
+    #[cfg(feature = "cuda")]
+    fn plan(&self, batch: usize, q: u64, k: u64) -> plans::Relation {
+        plans::Relation {
+            dtype: Float::F32,
+            q,
+            k,
+            batch,
+            queries: self.queries,
+            patches: self.patches,
+            width: self.width,
+            heads: self.heads,
+            scale: self.scale,
+        }
     }
 
     /// The logits `[queries, heads, L]` of one image: queries side by side, the patches' keys `stride` elements apart.
@@ -168,6 +190,17 @@ impl CustomOp2 for RelationLogits {
         tensor(out, (batch, sizes.queries, sizes.heads, sizes.patches))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = self.sizes(l1, l2)?;
+        let (q, k) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let device = s1.device();
+        let out = gpu::Output::floats(device, batch * sizes.logits())?;
+        let plan = plans::relation_logits(&sizes.plan(batch, q, k), out.address(device));
+        gpu::launch(device, &plan)?;
+        out.tensor(device, (batch, sizes.queries, sizes.heads, sizes.patches))
+    }
+
     fn bwd(&self, q: &Tensor, k: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grads = q.apply_op3_no_bwd(k, &grad.contiguous()?, &RelationLogitsGradient(*self))?;
         let (queries, keys) = (q.elem_count(), k.elem_count());
@@ -214,6 +247,27 @@ impl CustomOp3 for RelationLogitsGradient {
         let len = grads.len();
         tensor(grads, len)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = self.0.sizes(l1, l2)?;
+        let (q, k) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let grad = gpu::floats(self.name(), s3, l3)?;
+        let (device, queries, keys) = (s1.device(), l1.shape().elem_count(), l2.shape().elem_count());
+        let grads = gpu::Output::floats(device, queries + keys)?;
+        let to = grads.address(device);
+        let plans = plans::relation_gradients(&sizes.plan(batch, q, k), grad, to, to + 4 * queries as u64);
+        plans.iter().try_for_each(|plan| gpu::launch(device, plan))?;
+        grads.tensor(device, queries + keys)
+    }
 }
 
 /// The base's queries, keys and values.
@@ -244,6 +298,20 @@ impl Base {
             scale: (1.0 / ((width / heads) as f64).sqrt()) as f32,
         };
         Ok((batch, sizes))
+    }
+
+    /// What launches of the base's kernels take.
+    #[cfg(feature = "cuda")]
+    fn plan(&self, batch: usize, sizes: &Sizes, (dtype, qkv): (Float, u64)) -> plans::Base {
+        plans::Base {
+            dtype,
+            qkv,
+            batch,
+            prefix: self.prefix,
+            patches: sizes.patches,
+            width: sizes.width,
+            heads: sizes.heads,
+        }
     }
 
     /// The logits of one image's class token and of the patches in `index`.
@@ -288,6 +356,23 @@ impl CustomOp1 for TopQueries {
             .collect::<Result<_>>()?;
         Ok((CpuStorage::U32(index.concat()), (batch, self.top_k).into()))
     }
+
+    /// A NaN among the logits is no error here, since to look would be to wait for the GPU: the patches are then none that
+    /// exist, and the loss is NaN.
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, sizes) = self.base.sizes(layout, 0)?;
+        if self.top_k > sizes.patches {
+            bail!("{}: {} queries of {} patches", self.name(), self.top_k, sizes.patches);
+        }
+        let device = storage.device();
+        let plan = self
+            .base
+            .plan(batch, &sizes, gpu::values(self.name(), storage, layout)?);
+        let index = gpu::Output::indices(device, batch * self.top_k)?;
+        gpu::launch(device, &plans::rank_queries(&plan, index.address(device), self.top_k))?;
+        index.tensor(device, (batch, self.top_k))
+    }
 }
 
 /// The logits of the class token and the patches picked.
@@ -308,6 +393,18 @@ impl CustomOp2 for PickedLogits {
             .zip(index.par_chunks(top_k.max(1)))
             .try_for_each(|((out, qkv), index)| self.0.logits(&sizes, qkv, index, out))?;
         tensor(out, (batch, sizes.queries, sizes.heads, sizes.patches))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let top_k = l2.shape().dims2()?.1;
+        let (batch, sizes) = self.0.sizes(l1, top_k)?;
+        let device = s1.device();
+        let plan = self.0.plan(batch, &sizes, gpu::values(self.name(), s1, l1)?);
+        let index = gpu::indices(self.name(), s2, l2)?;
+        let out = gpu::Output::floats(device, batch * sizes.logits())?;
+        gpu::launch(device, &plans::picked_logits(&plan, index, out.address(device), top_k))?;
+        out.tensor(device, (batch, sizes.queries, sizes.heads, sizes.patches))
     }
 }
 
@@ -331,6 +428,20 @@ impl CustomOp1 for TemperedTarget {
             .map_err(refused)?;
         tensor(out, layout.shape())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        if !(self.tau > 0.0 && self.tau.is_finite()) {
+            bail!("{}: the temperature {} is not above 0", self.name(), self.tau);
+        }
+        let (device, n) = (storage.device(), layout.shape().elem_count());
+        let patches = layout.dims().last().copied().unwrap_or(1).max(1);
+        let picked = gpu::floats(self.name(), storage, layout)?;
+        let out = gpu::Output::floats(device, n)?;
+        let plan = plans::tempered_target(picked, out.address(device), n / patches, patches, self.tau);
+        gpu::launch(device, &plan)?;
+        out.tensor(device, layout.shape())
+    }
 }
 
 struct NormalizeFeatures;
@@ -350,5 +461,19 @@ impl CustomOp1 for NormalizeFeatures {
             .try_for_each(|(out, features)| simd::normalize_features(features, patches, width, out))
             .map_err(refused)?;
         tensor(out, layout.shape())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = layout.shape().dims3()?;
+        if sizes.1 < 2 {
+            bail!("{}: {} patches have no variance", self.name(), sizes.1);
+        }
+        let device = storage.device();
+        let features = gpu::floats(self.name(), storage, layout)?;
+        let out = gpu::Output::floats(device, layout.shape().elem_count())?;
+        let plan = plans::normalize_features(features, out.address(device), sizes.into());
+        gpu::launch(device, &plan)?;
+        out.tensor(device, layout.shape())
     }
 }

@@ -1,10 +1,16 @@
 //! Activations made of the logistic function, as some frozen bases have them. No gradients: nothing trained uses them.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 use tec_core::activation::exp;
 
 use super::cpu::{floats, rows_per_piece, tensor};
+#[cfg(feature = "cuda")]
+use super::gpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::elementwise;
 
 /// QuickGELU, `x · sigmoid(1.702 x)`, element by element (OpenAI's CLIP). No gradient.
 ///
@@ -41,6 +47,15 @@ impl CustomOp1 for QuickGelu {
         });
         tensor(y, layout.shape())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (float, x) = gpu::values(self.name(), storage, layout)?;
+        let (device, n) = (storage.device(), layout.shape().elem_count());
+        let y = gpu::Output::new(device, float, n)?;
+        gpu::launch(device, &elementwise::quick_gelu(float, x, y.address(device), n))?;
+        y.tensor(device, layout.shape())
+    }
 }
 
 struct SwiGlu;
@@ -51,14 +66,7 @@ impl CustomOp1 for SwiGlu {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut shape = layout.dims().to_vec();
-        let hidden = match shape.last_mut() {
-            Some(last) if *last > 0 && last.is_multiple_of(2) => {
-                *last /= 2;
-                *last
-            }
-            _ => bail!("swiglu: {:?} does not end with gates and as many values", layout.dims()),
-        };
+        let (hidden, shape) = gated(layout)?;
         let x = floats(self.name(), storage, layout)?;
         let mut y = vec![0.0; x.len() / 2];
         y.par_chunks_mut(hidden)
@@ -70,6 +78,29 @@ impl CustomOp1 for SwiGlu {
                 }
             });
         tensor(y, shape)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (hidden, shape) = gated(layout)?;
+        let (float, x) = gpu::values(self.name(), storage, layout)?;
+        let (device, n) = (storage.device(), layout.shape().elem_count() / 2);
+        let y = gpu::Output::new(device, float, n)?;
+        let plan = elementwise::swiglu(float, x, y.address(device), n / hidden, hidden);
+        gpu::launch(device, &plan)?;
+        y.tensor(device, shape)
+    }
+}
+
+/// H and the shape `[.., H]` of what [`swiglu`] makes of `[.., 2 H]`.
+fn gated(layout: &Layout) -> Result<(usize, Vec<usize>)> {
+    let mut shape = layout.dims().to_vec();
+    match shape.last_mut() {
+        Some(last) if *last > 0 && last.is_multiple_of(2) => {
+            *last /= 2;
+            Ok((*last, shape))
+        }
+        _ => bail!("swiglu: {:?} does not end with gates and as many values", layout.dims()),
     }
 }
 

@@ -1,11 +1,17 @@
 //! Moving tokens: images to patches, visible patches out of all, and back.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
 use super::PatchOrder;
 use super::cpu::{floats, indices, tensor};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::simd;
+#[cfg(feature = "cuda")]
+use crate::cuda::tokens;
 
 /// Cuts images `[B, C, H, W]` into flattened patches `[B, L, patch * patch * C]`, row by row. No gradient.
 ///
@@ -45,11 +51,8 @@ impl CustomOp1 for Patchify {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let [batch, channels, height, width] = self.sizes(layout)?;
         let p = self.patch;
-        if p == 0 || height * width * channels == 0 || height % p != 0 || width % p != 0 {
-            bail!("patchify: images [{batch}, {channels}, {height}, {width}] cannot be cut into patches of {p} by {p}");
-        }
         let images = floats(self.name(), storage, layout)?;
         let (columns, patches, len) = (width / p, (height / p) * (width / p), p * p * channels);
         let mut out = vec![0.0; images.len()];
@@ -65,6 +68,30 @@ impl CustomOp1 for Patchify {
             }
         });
         tensor(out, (batch, patches, len))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = self.sizes(layout)?;
+        let [batch, channels, height, width] = sizes;
+        let (device, p) = (storage.device(), self.patch);
+        let images = gpu::floats(self.name(), storage, layout)?;
+        let out = gpu::Output::floats(device, layout.shape().elem_count())?;
+        let plan = tokens::patchify(images, out.address(device), sizes, p, self.order);
+        gpu::launch(device, &plan)?;
+        out.tensor(device, (batch, (height / p) * (width / p), p * p * channels))
+    }
+}
+
+impl Patchify {
+    /// Images, channels, height and width.
+    fn sizes(&self, layout: &Layout) -> Result<[usize; 4]> {
+        let (batch, channels, height, width) = layout.shape().dims4()?;
+        let p = self.patch;
+        if p == 0 || height * width * channels == 0 || height % p != 0 || width % p != 0 {
+            bail!("patchify: images [{batch}, {channels}, {height}, {width}] cannot be cut into patches of {p} by {p}");
+        }
+        Ok([batch, channels, height, width])
     }
 }
 
@@ -104,6 +131,19 @@ impl CustomOp2 for Gather {
                 })?;
         }
         tensor(out, (batch, n, width))
+    }
+
+    /// That every index is below L is the caller's promise here: to look would be to wait for the GPU. The kernel reads
+    /// nothing outside in any case.
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, tokens, width, n) = gather_sizes(l1, l2)?;
+        let (x, index) = (gpu::floats(self.name(), s1, l1)?, gpu::indices(self.name(), s2, l2)?);
+        let device = s1.device();
+        let out = gpu::Output::floats(device, batch * n * width)?;
+        let plan = tokens::gather_tokens(x, index, out.address(device), [batch, tokens, n, width]);
+        gpu::launch(device, &plan)?;
+        out.tensor(device, (batch, n, width))
     }
 
     fn bwd(&self, x: &Tensor, index: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -150,6 +190,17 @@ impl CustomOp2 for GatherGradient {
         }
         tensor(grad_x, (batch, self.tokens, width))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (batch, n, width, _) = gather_sizes(l1, l2)?;
+        let (grad, index) = (gpu::floats(self.name(), s1, l1)?, gpu::indices(self.name(), s2, l2)?);
+        let (device, tokens) = (s1.device(), self.tokens);
+        let grad_x = gpu::Output::floats(device, batch * tokens * width)?;
+        let plan = tokens::gather_tokens_gradient(grad, index, grad_x.address(device), [batch, tokens, n, width]);
+        gpu::launch(device, &plan)?;
+        grad_x.tensor(device, (batch, tokens, width))
+    }
 }
 
 struct Unmask;
@@ -168,15 +219,7 @@ impl CustomOp3 for Unmask {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((batch, visible, width), (batches, patches)) = (l1.shape().dims3()?, l3.shape().dims2()?);
-        if batch != batches || visible == 0 || visible > patches + 1 || width == 0 || l2.dims() != [patches, width] {
-            bail!(
-                "unmask: {:?} with mask tokens {:?} does not fit restore {:?}",
-                l1.dims(),
-                l2.dims(),
-                l3.dims()
-            );
-        }
+        let (batch, visible, patches, width) = unmask_sizes(l1, l2, l3)?;
         let (x, tokens) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
         let restore = indices(self.name(), s3, l3)?;
         if let Some(place) = restore.iter().find(|&&place| place as usize >= patches) {
@@ -196,6 +239,31 @@ impl CustomOp3 for Unmask {
                 }
             });
         tensor(out, (batch, 1 + patches, width))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (batch, visible, patches, width) = unmask_sizes(l1, l2, l3)?;
+        let (x, masked) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
+        let restore = gpu::indices(self.name(), s3, l3)?;
+        let device = s1.device();
+        let out = gpu::Output::floats(device, batch * (1 + patches) * width)?;
+        let sizes = tokens::UnmaskSizes {
+            batch,
+            visible,
+            patches,
+            width,
+        };
+        gpu::launch(device, &tokens::unmask(x, masked, restore, out.address(device), sizes))?;
+        out.tensor(device, (batch, 1 + patches, width))
     }
 
     fn bwd(
@@ -219,6 +287,33 @@ impl CustomOp3 for Unmask {
             .transpose()?;
         Ok((grad_x, grad_tokens, None))
     }
+}
+
+/// (B, tokens of x, L, d) of [`unmask`]'s arguments.
+fn unmask_sizes(x: &Layout, mask_tokens: &Layout, restore: &Layout) -> Result<(usize, usize, usize, usize)> {
+    let ((batch, visible, width), (batches, patches)) = (x.shape().dims3()?, restore.shape().dims2()?);
+    let fits = batch == batches && mask_tokens.dims() == [patches, width];
+    if !fits || visible == 0 || visible > patches + 1 || width == 0 {
+        bail!(
+            "unmask: {:?} with mask tokens {:?} does not fit restore {:?}",
+            x.dims(),
+            mask_tokens.dims(),
+            restore.dims()
+        );
+    }
+    Ok((batch, visible, patches, width))
+}
+
+/// The sizes of a gradient of [`unmask`]'s result `[B, 1 + L, d]`.
+#[cfg(feature = "cuda")]
+fn gradient_sizes(visible: usize, grad: &Layout) -> Result<tokens::UnmaskSizes> {
+    let (batch, tokens, width) = grad.shape().dims3()?;
+    Ok(tokens::UnmaskSizes {
+        batch,
+        visible,
+        patches: tokens.saturating_sub(1),
+        width,
+    })
 }
 
 /// The gradient of the visible tokens from (gradient of the result, restore).
@@ -249,6 +344,17 @@ impl CustomOp2 for UnmaskVisibleGradient {
             });
         tensor(grad_x, (batch, self.visible, width))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = gradient_sizes(self.visible, l1)?;
+        let (grad, restore) = (gpu::floats(self.name(), s1, l1)?, gpu::indices(self.name(), s2, l2)?);
+        let device = s1.device();
+        let grad_x = gpu::Output::floats(device, sizes.batch * self.visible * sizes.width)?;
+        let plan = tokens::unmask_gradient_visible(grad, restore, grad_x.address(device), sizes);
+        gpu::launch(device, &plan)?;
+        grad_x.tensor(device, (sizes.batch, self.visible, sizes.width))
+    }
 }
 
 /// The gradient `[L, d]` of the mask tokens from (gradient of the result, restore): for each patch the sum over the images
@@ -276,5 +382,16 @@ impl CustomOp2 for UnmaskMaskedGradient {
             }
         });
         tensor(sums, (patches, width))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sizes = gradient_sizes(self.visible, l1)?;
+        let (grad, restore) = (gpu::floats(self.name(), s1, l1)?, gpu::indices(self.name(), s2, l2)?);
+        let device = s1.device();
+        let sums = gpu::Output::floats(device, sizes.patches * sizes.width)?;
+        let plan = tokens::unmask_gradient_masked(grad, restore, sums.address(device), sizes);
+        gpu::launch(device, &plan)?;
+        sums.tensor(device, (sizes.patches, sizes.width))
     }
 }

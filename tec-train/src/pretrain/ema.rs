@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::{Error, Result, checkpoint::Checkpoint};
@@ -47,7 +47,7 @@ impl Ema {
     /// A tensor operation that fails.
     pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
         let tensor = |(name, var, average): &(String, Var, Vec<f32>)| {
-            Ok((name.clone(), Tensor::from_slice(average, var.shape(), var.device())?))
+            Ok((name.clone(), Tensor::from_slice(average, var.shape(), &Device::Cpu)?))
         };
         self.averages.iter().map(tensor).collect()
     }

@@ -6,7 +6,7 @@ use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::workers::{Workers, pieces};
+use super::workers::Workers;
 use crate::{Error, Result, model::Masks, ops, ranks::Ranks};
 
 /// The losses of some images, each the mean over them.
@@ -113,7 +113,7 @@ impl Gradients {
         self.seen.push(Seen::default());
     }
 
-    /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`pieces`]; `loss` computes
+    /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`Workers::pieces`]; `loss` computes
     /// those of a range of them. Once a loss is not finite only losses are added.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Gradients {
         tokens: usize,
         loss: impl Fn(Range<usize>) -> Result<MeanLoss> + Sync,
     ) -> Result<()> {
-        let (pieces, batch, vars) = (pieces(images, tokens), self.batch, self.vars.clone());
+        let (pieces, batch, vars) = (workers.pieces(images, tokens), self.batch, self.vars.clone());
         let work = |number: usize| {
             let range = pieces[number].clone();
             let images = range.len();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::{
     Progress,
@@ -167,7 +167,10 @@ impl Learner {
             clip: o.clip_grad,
             ema: None,
             seen: 0,
-            workers: Workers::new(pieces(o.batch / o.accumulate.max(1), model.tokens()).len())?,
+            workers: match model.params().is_on_cpu() {
+                true => Workers::new(pieces(o.batch / o.accumulate.max(1), model.tokens()).len())?,
+                false => Workers::whole(),
+            },
             model,
         };
         if let Start::From(checkpoint) = start {
@@ -192,7 +195,9 @@ impl Learner {
     /// # Errors
     /// As [`Workers::new`].
     pub fn expect_parts(&mut self, images: usize) -> Result<()> {
-        self.workers = Workers::new(pieces(images, self.model.tokens()).len())?;
+        if self.params().is_on_cpu() {
+            self.workers = Workers::new(pieces(images, self.model.tokens()).len())?;
+        }
         Ok(())
     }
 
@@ -303,12 +308,12 @@ impl Learner {
     pub fn checkpoint(&self, setup: &Setup, step: usize) -> Result<Checkpoint> {
         let mut tensors = HashMap::new();
         for (name, tensor) in self.params().state() {
-            tensors.insert(format!("model.{name}"), tensor);
+            tensors.insert(format!("model.{name}"), tensor.to_device(&Device::Cpu)?);
         }
-        for moment in self.optimizer.moments() {
-            let tensor = |values: &[f32]| Tensor::from_slice(values, moment.shape, &setup.device);
-            tensors.insert(format!("optimizer.m.{}", moment.name), tensor(moment.first)?);
-            tensors.insert(format!("optimizer.v.{}", moment.name), tensor(moment.second)?);
+        for moment in self.optimizer.moments()? {
+            let tensor = |values: &[f32]| Tensor::from_slice(values, moment.shape, &Device::Cpu);
+            tensors.insert(format!("optimizer.m.{}", moment.name), tensor(&moment.first)?);
+            tensors.insert(format!("optimizer.v.{}", moment.name), tensor(&moment.second)?);
         }
         if let Some(ema) = &self.ema {
             tensors.extend(ema.tensors()?.into_iter().map(|(name, t)| (format!("ema.{name}"), t)));
@@ -388,7 +393,7 @@ impl Learner {
             let of_encoder = of_encoder(name) && !name.starts_with("cls_token_mlp");
             match given.remove(name) {
                 Some(tensor) if tensor.dims() == var.dims() => {
-                    var.set(&tensor)?;
+                    var.set(&tensor.to_device(var.device())?)?;
                     taken += 1;
                 }
                 Some(tensor) if of_encoder => {

@@ -26,6 +26,7 @@ use crate::{
     Error, Result,
     checkpoint::{self, Checkpoint},
     data::{Loader, LoaderConfig, Source},
+    device::DeviceName,
     model::{EncoderMetadata, Vit},
     ranks::{self, Collective, Ranks},
     recipe::Recipe,
@@ -49,6 +50,8 @@ pub struct Job {
     pub source: Option<Arc<dyn Source>>,
     /// Stop, with a checkpoint, after this many steps in all.
     pub max_steps: Option<usize>,
+    /// Where to compute.
+    pub device: DeviceName,
 }
 
 /// What is going to be done, for progress displays.
@@ -170,6 +173,7 @@ fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summ
     if job.max_steps == Some(0) {
         return Err(Error::Usage("--max-steps 0: give at least 1".into()));
     }
+    let device = job.device.open()?;
     // Before anything slow, so that a run under way is known at once.
     let resumed = match job.existing {
         Existing::Resume => {
@@ -186,7 +190,7 @@ fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summ
         }
         _ => None,
     };
-    let setup = Setup::new(job.recipe, job.source, progress)?;
+    let setup = Setup::new(job.recipe, job.source, &device, progress)?;
     let found = match &resumed {
         Some((run, _)) => state_of(run, &setup, progress)?,
         None => None,

@@ -59,8 +59,12 @@ impl Setup {
     ///
     /// # Errors
     /// What the user can mend, by key or file.
-    pub fn new(mut recipe: Recipe, source: Option<Arc<dyn Source>>, progress: &mut dyn Progress) -> Result<Self> {
-        let device = Device::Cpu;
+    pub fn new(
+        mut recipe: Recipe,
+        source: Option<Arc<dyn Source>>,
+        device: &Device,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
         let source = match (source, &recipe.data.path) {
             (Some(source), _) => source,
             (None, Some(path)) => Arc::from(data::open(path)?),
@@ -75,7 +79,7 @@ impl Setup {
                     prefix: recipe.base.prefix.clone(),
                     activation: recipe.base.activation,
                 },
-                &device,
+                device,
             )?),
             (Method::Tec, None) => return Err(Error::Usage("base.path: TEC trains from a base; give one".into())),
         };
@@ -120,7 +124,7 @@ impl Setup {
             base,
             schedule,
             steps_per_epoch,
-            device,
+            device: device.clone(),
             recipe,
         };
         match setup.recipe.method {

@@ -29,7 +29,13 @@ fn parts_of_a_step_add_up_to_it() {
             let method = format!("method={method}");
             let parts = format!("optimizer.accumulate={accumulate}");
             let recipe = recipe(place.path(), &["optimizer.batch=32", &parts, &method]);
-            Setup::new(recipe, Some(Arc::new(generated(40, &[]))), &mut Listener::default()).unwrap()
+            Setup::new(
+                recipe,
+                Some(Arc::new(generated(40, &[]))),
+                &Device::Cpu,
+                &mut Listener::default(),
+            )
+            .unwrap()
         };
         let whole_setup = setup(1);
         let (learner, _) = whole_setup.learner(None, &mut Listener::default()).unwrap();
@@ -79,7 +85,13 @@ fn parts_of_a_step_add_up_to_it() {
 fn pieces_of_a_batch_do_not_depend_on_threads() {
     let place = place();
     let recipe = recipe(place.path(), &["optimizer.batch=360"]);
-    let setup = Setup::new(recipe, Some(Arc::new(generated(360, &[]))), &mut Listener::default()).unwrap();
+    let setup = Setup::new(
+        recipe,
+        Some(Arc::new(generated(360, &[]))),
+        &Device::Cpu,
+        &mut Listener::default(),
+    )
+    .unwrap();
     let loader = Loader::new(setup.source.clone(), setup.loader_config()).unwrap();
     let batch = loader.batches(0, 0, 1).unwrap().next().unwrap().unwrap();
     assert_eq!(pieces(batch.len(), 17).len(), 4);
@@ -152,7 +164,13 @@ fn parts_see_the_same_samples_and_masks() {
         let parts = format!("optimizer.accumulate={accumulate}");
         let settings = ["optimizer.batch=32", &parts];
         let source: Arc<dyn Source> = Arc::new(generated(75, &[11]));
-        let setup = Setup::new(recipe(place.path(), &settings), Some(source), &mut Listener::default()).unwrap();
+        let setup = Setup::new(
+            recipe(place.path(), &settings),
+            Some(source),
+            &Device::Cpu,
+            &mut Listener::default(),
+        )
+        .unwrap();
         let loader = Loader::new(setup.source.clone(), setup.loader_config()).unwrap();
         assert_eq!(loader.steps_per_epoch(), 2 * accumulate);
         let mut samples = Vec::new();
@@ -309,6 +327,7 @@ fn a_thread_that_panics_costs_no_step() {
     let setup = Setup::new(
         recipe(place.path(), &settings),
         Some(source.clone()),
+        &Device::Cpu,
         &mut Listener::default(),
     )
     .unwrap();

@@ -40,6 +40,8 @@ pub fn pieces(images: usize, tokens: usize) -> Vec<Range<usize>> {
 pub struct Workers {
     /// Empty: pieces are computed one after the other by all threads of the caller's pool.
     pools: Vec<ThreadPool>,
+    /// Whether batches stay whole.
+    whole: bool,
 }
 
 impl Workers {
@@ -51,7 +53,10 @@ impl Workers {
         let threads = rayon::current_num_threads();
         let at_once = at_once(pieces, threads);
         if at_once == 1 {
-            return Ok(Self { pools: Vec::new() });
+            return Ok(Self {
+                pools: Vec::new(),
+                whole: false,
+            });
         }
         let pool = |number: usize| {
             let threads = (number + 1) * threads / at_once - number * threads / at_once;
@@ -63,7 +68,24 @@ impl Workers {
         };
         Ok(Self {
             pools: (0..at_once).map(pool).collect::<Result<_>>()?,
+            whole: false,
         })
+    }
+
+    /// For a device that has its own threads: batches are not cut.
+    pub fn whole() -> Self {
+        Self {
+            pools: Vec::new(),
+            whole: true,
+        }
+    }
+
+    /// The pieces of a batch of `images` images with `tokens` tokens each.
+    pub fn pieces(&self, images: usize, tokens: usize) -> Vec<Range<usize>> {
+        match self.whole {
+            true if images > 0 => std::iter::once(0..images).collect(),
+            _ => pieces(images, tokens),
+        }
     }
 
     /// Computes `work` of every number below `count` and hands the results to `take` in the order of the numbers.

@@ -7,6 +7,7 @@ use serde_json::json;
 use tec_core::philox::{Noise, Stream};
 use tec_train::{
     Error, Result,
+    device::DeviceName,
     model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Tec, TecConfig, Vit, VitConfig},
     optim::{AdamW, AdamWConfig},
     pretrain::{Gradients, MeanLoss, Workers, pieces},
@@ -40,9 +41,9 @@ pub struct Args {
     /// Threads; absent: all cores
     #[arg(long)]
     threads: Option<usize>,
-    /// Where to compute
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceName,
     /// Arithmetic of the products: none is f32
     #[arg(long, value_parser = ["none"], default_value = "none")]
     amp: String,
@@ -70,12 +71,6 @@ struct Measured {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    if args.device != "cpu" {
-        return Err(Error::Usage(format!(
-            "--device {}: this build computes on the cpu",
-            args.device
-        )));
-    }
     if args.steps == 0 || args.batch == 0 {
         return Err(Error::Usage("--steps and --batch: give at least 1".into()));
     }
@@ -95,7 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (first, last) = (measured.losses.first(), measured.losses.last());
     let facts = json!({
         "student": args.student, "base": args.base, "batch": args.batch, "steps": args.steps, "img": args.img,
-        "patch": args.patch, "device": args.device, "amp": args.amp, "threads": pool.current_num_threads(),
+        "patch": args.patch, "device": args.device.to_string(), "amp": args.amp, "threads": pool.current_num_threads(),
         "images_per_s": images_per_s, "peak_bytes": peak_bytes(), "loss_first": first, "loss_last": last,
     });
     match args.json {
@@ -112,7 +107,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn measure(args: &Args) -> Result<Measured> {
-    let device = Device::Cpu;
+    let device = args.device.open()?;
     let encoder = |name: &str| {
         let size = Size::named(name).ok_or_else(|| Error::Usage(format!("{name} is no size")))?;
         let Geometry { dim, depth, heads, .. } = size.geometry();
@@ -156,7 +151,10 @@ fn measure(args: &Args) -> Result<Measured> {
     let images = random_images(args, &device)?;
     let samples: Vec<u32> = (0..args.batch as u32).collect();
     let tokens = 1 + patches;
-    let workers = Workers::new(pieces(args.batch, tokens).len())?;
+    let workers = match device.is_cpu() {
+        true => Workers::new(pieces(args.batch, tokens).len())?,
+        false => Workers::whole(),
+    };
     let mut measured = Measured {
         seconds: Vec::new(),
         losses: Vec::new(),

@@ -183,6 +183,7 @@ pub(super) fn go_on(
         existing,
         source: Some(source),
         max_steps,
+        device: Default::default(),
     };
     run(job, &OneProcess, listener)
 }

@@ -38,6 +38,7 @@ fn go_by(
             existing,
             source: Some(Arc::new(source(collective.rank()))),
             max_steps,
+            device: DeviceName::Cpu,
         };
         (run(job, collective, &mut listener), listener)
     });
@@ -195,6 +196,7 @@ fn other_numbers_of_ranks_go_on_with_the_same_samples() {
             existing: Existing::Refuse,
             source: Some(Arc::new(source())),
             max_steps: None,
+            device: DeviceName::Cpu,
         };
         match collective.rank() {
             2 => run(job, collective, &mut Impatient::default()),
@@ -250,6 +252,7 @@ fn a_rank_that_fails_stops_all_and_costs_nothing() {
     let setup = Setup::new(
         recipe(place.path(), &settings),
         Some(Arc::new(generated(40, &[]))),
+        &Device::Cpu,
         &mut Listener::default(),
     )
     .unwrap();
@@ -373,6 +376,7 @@ fn a_checkpoint_that_rank_0_cannot_write_stops_all() {
             existing: Existing::Refuse,
             source: Some(Arc::new(generated(40, &[]))),
             max_steps: None,
+            device: DeviceName::Cpu,
         };
         run(job, collective, &mut Saboteur(place.path().join("run/checkpoints")))
     });
@@ -419,6 +423,7 @@ fn a_nan_on_one_rank_stops_all_and_names_it() {
             existing: Existing::Refuse,
             source: Some(Arc::new(generated(40, &[]))),
             max_steps: None,
+            device: DeviceName::Cpu,
         };
         run(job, &NanOnRank1(collective), &mut Listener::default())
     });

@@ -1,0 +1,166 @@
+use candle_core::Var;
+
+use super::super::{Float, optimizer as plan};
+use super::*;
+use crate::optim::{AdamW, AdamWConfig};
+
+const CONFIG: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: 0.05,
+};
+
+/// Parameters in the emulator's memory with the tables of them.
+struct Device {
+    tensors: [Vec<Tensor>; 4],
+    tables: plan::Tables,
+    /// What the tables' addresses are of.
+    _tables: (Vec<Buffer<u64>>, Vec<Buffer<u32>>),
+    chunks: usize,
+}
+
+impl Device {
+    fn new(parameters: &[Vec<f32>], gradients: &[Vec<f32>], decays: &[bool]) -> Self {
+        let lengths: Vec<usize> = parameters.iter().map(Vec::len).collect();
+        let of = |values: &[Vec<f32>]| values.iter().map(|v| Tensor::new(Float::F32, v, 1)).collect::<Vec<_>>();
+        let zeros: Vec<Vec<f32>> = lengths.iter().map(|&n| vec![0.0; n]).collect();
+        let tensors = [of(parameters), of(gradients), of(&zeros), of(&zeros)];
+        let mut wide: Vec<Buffer<u64>> = tensors
+            .iter()
+            .map(|list| Buffer::new(&list.iter().map(Tensor::at).collect::<Vec<_>>()))
+            .collect();
+        wide.push(Buffer::new(&lengths.iter().map(|&n| n as u64).collect::<Vec<_>>()));
+        let chunks = plan::chunks(&lengths);
+        let flags: Vec<u32> = decays.iter().map(|&decays| decays.into()).collect();
+        let narrow = vec![Buffer::new(&flags), Buffer::new(chunks.as_flattened())];
+        let tables = plan::Tables {
+            parameters: wide[0].address(0),
+            gradients: wide[1].address(0),
+            firsts: wide[2].address(0),
+            seconds: wide[3].address(0),
+            lengths: wide[4].address(0),
+            decays: narrow[0].address(0),
+            chunks: narrow[1].address(0),
+            count: chunks.len(),
+        };
+        Self {
+            tensors,
+            tables,
+            _tables: (wide, narrow),
+            chunks: chunks.len(),
+        }
+    }
+
+    /// The norm of the gradients, where it lies too.
+    fn norm(&self) -> (f64, Buffer<f64>) {
+        let (scratch, norm) = (Buffer::<f64>::poisoned(self.chunks), Buffer::<f64>::poisoned(1));
+        let launches = plan::gradient_norm(&self.tables, scratch.address(0), norm.address(0));
+        launches.iter().for_each(run);
+        scratch.values();
+        (norm.values()[0], norm)
+    }
+
+    fn bits(&self, which: usize) -> Vec<Vec<u32>> {
+        self.tensors[which]
+            .iter()
+            .map(|tensor| bits(&tensor.values()))
+            .collect()
+    }
+}
+
+#[test]
+fn steps_have_the_hosts_bits() {
+    // More than one chunk, a whole one, one element, one of no axes' worth.
+    let shapes: [(&str, Vec<usize>); 5] = [
+        ("w", vec![170, 100]),
+        ("whole", vec![2, 8192]),
+        ("b", vec![1]),
+        ("odd.bias", vec![3, 5]),
+        ("long", vec![33_000]),
+    ];
+    let decays = [true, true, false, false, false];
+    let start: Vec<Vec<f32>> = shapes
+        .iter()
+        .zip(1..)
+        .map(|((_, s), seed)| values(seed, s.iter().product()))
+        .collect();
+    let grads: Vec<Vec<f32>> = start.iter().zip(11..).map(|(v, seed)| values(seed, v.len())).collect();
+    for clip in [None, Some(0.5), Some(1e9)] {
+        let vars: Vec<(String, Var)> = shapes
+            .iter()
+            .zip(&start)
+            .map(|((name, shape), values)| ((*name).into(), Var::from_tensor(&cpu(values, shape.clone())).unwrap()))
+            .collect();
+        let mut host = AdamW::new(&vars, CONFIG);
+        let device = Device::new(&start, &grads, &decays);
+        for step in 1..=3 {
+            let lr = 0.01 * f64::from(step);
+            // The gradient of Σ x · c is c.
+            let terms = vars.iter().zip(&grads).map(|((_, x), grad)| {
+                let grad = cpu(grad, x.dims());
+                (x.as_tensor() * grad).unwrap().sum_all().unwrap()
+            });
+            let loss = terms.reduce(|a, b| (a + b).unwrap()).unwrap();
+            let expected = host.step(&loss.backward().unwrap(), lr, clip).unwrap();
+            let (norm, at) = device.norm();
+            assert!((norm - expected).abs() <= 1e-12 * expected, "{norm} {expected}");
+            let correction = |beta: f64| 1.0 - beta.powi(step);
+            let update = plan::Update {
+                beta1: 0.9,
+                beta2: 0.95,
+                decay: (1.0 - lr * 0.05) as f32,
+                step_size: (lr / correction(0.9)) as f32,
+                correction: correction(0.95).sqrt() as f32,
+                eps: 1e-8,
+            };
+            let scale = match clip {
+                None => plan::Scale::Factor(1.0),
+                Some(clip) => plan::Scale::Clip {
+                    norm: at.address(0),
+                    clip,
+                },
+            };
+            run(&plan::adamw(&device.tables, scale, &update));
+        }
+        let parameters: Vec<Vec<u32>> = vars.iter().map(|(_, var)| bits(&flat(var))).collect();
+        let moments: Vec<_> = host.moments().unwrap();
+        assert_eq!(device.bits(0), parameters, "{clip:?}");
+        assert_eq!(
+            device.bits(2),
+            moments.iter().map(|m| bits(&m.first)).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            device.bits(3),
+            moments.iter().map(|m| bits(&m.second)).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn a_norm_that_is_not_finite_changes_nothing() {
+    let start = vec![values(1, 40), values(2, 3)];
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut grads = vec![values(3, 40), values(4, 3)];
+        grads[1][2] = bad;
+        let device = Device::new(&start, &grads, &[true, false]);
+        let (norm, at) = device.norm();
+        assert!(!norm.is_finite());
+        let update = plan::Update {
+            beta1: 0.9,
+            beta2: 0.95,
+            decay: 0.99,
+            step_size: 0.1,
+            correction: 0.5,
+            eps: 1e-8,
+        };
+        let scale = plan::Scale::Clip {
+            norm: at.address(0),
+            clip: 1.0,
+        };
+        run(&plan::adamw(&device.tables, scale, &update));
+        let expected: Vec<Vec<u32>> = start.iter().map(|v| bits(v)).collect();
+        assert_eq!(device.bits(0), expected);
+        assert!(device.bits(2).concat().iter().all(|&v| v == 0));
+    }
+}

@@ -1,0 +1,312 @@
+//! CUDA's driver, cuBLASLt and what candle asks of cuBLAS and cuRAND, on the CPU: the kernels run in the emulator.
+//!
+//! A program that loads this library in the place of CUDA's trains "on a GPU" on any machine, slowly: so tests run the host's
+//! whole side of it. Device memory is the host's, poisoned when it is given out and guarded at both ends; streams do at once what
+//! they are told. Names, arguments and numbers are those of CUDA's headers.
+#![allow(missing_docs, reason = "the functions are documented by NVIDIA")]
+#![allow(non_snake_case, reason = "CUDA's names")]
+#![allow(clippy::missing_safety_doc, reason = "each wants what CUDA's documentation says")]
+#![allow(clippy::too_many_arguments, reason = "CUDA's arguments")]
+
+mod blas;
+mod candle;
+mod memory;
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
+    ptr,
+};
+
+type Status = c_int;
+
+const SUCCESS: Status = 0;
+const INVALID_VALUE: Status = 1;
+const OUT_OF_MEMORY: Status = 2;
+const INVALID_DEVICE: Status = 101;
+const NOT_FOUND: Status = 500;
+const LAUNCH_FAILED: Status = 719;
+
+/// GPUs there are, from the environment: `EMULATED_GPUS`, else 1.
+fn gpus() -> c_int {
+    number("EMULATED_GPUS").unwrap_or(1) as c_int
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuInit(_: c_uint) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorName(status: Status, text: *mut *const c_char) -> Status {
+    // SAFETY: as CUDA's documentation asks.
+    unsafe { cuGetErrorString(status, text) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorString(status: Status, text: *mut *const c_char) -> Status {
+    let words: &CStr = match status {
+        SUCCESS => c"no error",
+        INVALID_VALUE => c"invalid argument",
+        OUT_OF_MEMORY => c"out of memory",
+        INVALID_DEVICE => c"invalid device ordinal",
+        NOT_FOUND => c"named symbol not found",
+        LAUNCH_FAILED => c"unspecified launch failure",
+        _ => c"unknown error",
+    };
+    // SAFETY: the caller gives room for a pointer.
+    unsafe { *text = words.as_ptr() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Status {
+    if !(0..gpus()).contains(&ordinal) {
+        return INVALID_DEVICE;
+    }
+    // SAFETY: the caller gives room for a number.
+    unsafe { *device = ordinal };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
+    // SAFETY: the caller gives room for a number.
+    unsafe { *count = gpus() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _: c_int) -> Status {
+    let text = c"emulated GPU".to_bytes_with_nul();
+    if (length as usize) < text.len() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller gives room for `length` characters.
+    unsafe { ptr::copy_nonoverlapping(text.as_ptr().cast(), name, text.len()) };
+    SUCCESS
+}
+
+/// Attributes that are asked for.
+const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+const COMPUTE_CAPABILITY_MINOR: c_int = 76;
+const MEMORY_POOLS_SUPPORTED: c_int = 115;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _: c_int) -> Status {
+    let capability = number("EMULATED_CAPABILITY").unwrap_or(90) as c_int;
+    let known = match attribute {
+        COMPUTE_CAPABILITY_MAJOR => capability / 10,
+        COMPUTE_CAPABILITY_MINOR => capability % 10,
+        MEMORY_POOLS_SUPPORTED => 1,
+        _ => return INVALID_VALUE,
+    };
+    // SAFETY: the caller gives room for a number.
+    unsafe { *value = known };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, device: c_int) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *context = ptr::without_provenance_mut(0x1000 + device as usize) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSetCurrent(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> Status {
+    // SAFETY: the caller gives room for a pointer.
+    unsafe { *context = ptr::without_provenance_mut(0x1000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSynchronize() -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _: c_uint) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *stream = ptr::without_provenance_mut(0x2000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamDestroy_v2(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamSynchronize(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamWaitEvent(_: *mut c_void, _: *mut c_void, _: c_uint) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamIsCapturing(_: *mut c_void, state: *mut c_int) -> Status {
+    // SAFETY: the caller gives room for a number.
+    unsafe { *state = 0 };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _: c_uint) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *event = ptr::without_provenance_mut(0x3000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventDestroy_v2(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventRecord(_: *mut c_void, _: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventSynchronize(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuEventQuery(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+/// Modules are not read: their kernels are known by name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, _: *const c_void) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *module = ptr::without_provenance_mut(0x4000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuModuleUnload(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut *mut c_void,
+    _: *mut c_void,
+    name: *const c_char,
+) -> Status {
+    // SAFETY: the caller gives a string that ends with a zero.
+    let name = unsafe { CStr::from_ptr(name) };
+    let text = name.to_string_lossy();
+    if !tec_cuda_emulator::has_kernel(name) && !candle::has(&text) {
+        eprintln!("emulated CUDA: there is no kernel {text}");
+        return NOT_FOUND;
+    }
+    // A function is its name; there are few.
+    // SAFETY: the caller gives room for a pointer.
+    unsafe { *function = CString::from(name).into_raw().cast() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuFuncSetAttribute(_: *mut c_void, _: c_int, _: c_int) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchKernel(
+    function: *mut c_void,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    _: *mut c_void,
+    arguments: *mut *mut c_void,
+    _: *mut *mut c_void,
+) -> Status {
+    // SAFETY: the function is a name that `cuModuleGetFunction` gave.
+    let kernel = unsafe { CStr::from_ptr(function.cast()) };
+    let name = kernel.to_string_lossy();
+    // SAFETY: the caller gives as many arguments as the kernel declares.
+    let done = unsafe {
+        match candle::launch(&name, arguments) {
+            Some(done) => done,
+            None => tec_cuda_emulator::launch_raw(
+                kernel,
+                [grid_x, grid_y, grid_z],
+                [block_x, block_y, block_z],
+                shared,
+                arguments,
+            ),
+        }
+    };
+    match done {
+        Ok(()) => SUCCESS,
+        Err(reason) => {
+            eprintln!("emulated CUDA: kernel {name}: {reason}");
+            LAUNCH_FAILED
+        }
+    }
+}
+
+// cuBLAS and cuRAND are opened by candle and not called by anything that trains.
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasCreate_v2(handle: *mut *mut c_void) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *handle = ptr::without_provenance_mut(0x5000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasDestroy_v2(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasSetStream_v2(_: *mut c_void, _: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn curandCreateGenerator(generator: *mut *mut c_void, _: c_int) -> Status {
+    // SAFETY: the caller gives room for a pointer, which is never followed.
+    unsafe { *generator = ptr::without_provenance_mut(0x6000) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn curandDestroyGenerator(_: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn curandSetStream(_: *mut c_void, _: *mut c_void) -> Status {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn curandSetPseudoRandomGeneratorSeed(_: *mut c_void, _: u64) -> Status {
+    SUCCESS
+}
