@@ -321,6 +321,10 @@ __device__ __forceinline__ void gradient_kv(const float* q, u64 q_image, u32 q_r
                            delta, queries, tokens, width, scale);                                                              \
     }
 
+#ifdef HEAD_WIDTH
+#define EXPANDED(WIDTH) KERNELS_OF_WIDTH(WIDTH)
+EXPANDED(HEAD_WIDTH)
+#else
 KERNELS_OF_WIDTH(16)
 KERNELS_OF_WIDTH(32)
 KERNELS_OF_WIDTH(48)
@@ -328,3 +332,4 @@ KERNELS_OF_WIDTH(64)
 KERNELS_OF_WIDTH(80)
 KERNELS_OF_WIDTH(96)
 KERNELS_OF_WIDTH(128)
+#endif

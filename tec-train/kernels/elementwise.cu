@@ -4,19 +4,50 @@
 
 constexpr u32 PER_BLOCK = 2048;
 
+// Neighbors that a thread takes at once: 16 bytes of the widest type.
+template <typename... T>
+constexpr u32 PACK = sizeof...(T) * sizeof(bf16) == (sizeof(T) + ...) ? 8 : 4;
+
+template <typename T>
+__device__ __forceinline__ void load_pack(const T* from, float (&x)[4]) {
+    load4(from, x);
+}
+
+template <typename T>
+__device__ __forceinline__ void load_pack(const T* from, float (&x)[8]) {
+    load8(from, x);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pack(T* to, const float (&x)[4]) {
+    store4(to, x);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pack(T* to, const float (&x)[8]) {
+    store8(to, x);
+}
+
 // y = F(x), both of n elements.
 template <typename F, typename Out, typename In>
 __device__ __forceinline__ void map(const In* x, Out* y, u64 n) {
+    constexpr u32 N = PACK<In, Out>;
     const u64 start = u64(blockIdx.x) * PER_BLOCK;
     if (start + PER_BLOCK <= n && is_aligned(x, 16) && is_aligned(y, 16)) {
-        const u64 at = start + 8 * threadIdx.x;
-        float in[8], out[8];
-        load8(x + at, in);
+        // All loads before the first store, which could be to the same place for all that the compiler knows.
+        float in[8 / N][N];
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) {
-            out[i] = F::of(in[i]);
+        for (u32 j = 0; j < 8 / N; ++j) {
+            load_pack(x + start + N * (threadIdx.x + 256 * j), in[j]);
         }
-        store8(y + at, out);
+#pragma unroll
+        for (u32 j = 0; j < 8 / N; ++j) {
+#pragma unroll
+            for (u32 i = 0; i < N; ++i) {
+                in[j][i] = F::of(in[j][i]);
+            }
+            store_pack(y + start + N * (threadIdx.x + 256 * j), in[j]);
+        }
         return;
     }
     for (u64 at = start + threadIdx.x; at < n && at < start + PER_BLOCK; at += blockDim.x) {
@@ -27,17 +58,23 @@ __device__ __forceinline__ void map(const In* x, Out* y, u64 n) {
 // y = F(a, b), all of n elements.
 template <typename F, typename Out, typename A, typename B>
 __device__ __forceinline__ void map(const A* a, const B* b, Out* y, u64 n) {
+    constexpr u32 N = PACK<A, B, Out>;
     const u64 start = u64(blockIdx.x) * PER_BLOCK;
     if (start + PER_BLOCK <= n && is_aligned(a, 16) && is_aligned(b, 16) && is_aligned(y, 16)) {
-        const u64 at = start + 8 * threadIdx.x;
-        float first[8], second[8], out[8];
-        load8(a + at, first);
-        load8(b + at, second);
+        float first[8 / N][N], second[8 / N][N];
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) {
-            out[i] = F::of(first[i], second[i]);
+        for (u32 j = 0; j < 8 / N; ++j) {
+            load_pack(a + start + N * (threadIdx.x + 256 * j), first[j]);
+            load_pack(b + start + N * (threadIdx.x + 256 * j), second[j]);
         }
-        store8(y + at, out);
+#pragma unroll
+        for (u32 j = 0; j < 8 / N; ++j) {
+#pragma unroll
+            for (u32 i = 0; i < N; ++i) {
+                first[j][i] = F::of(first[j][i], second[j][i]);
+            }
+            store_pack(y + start + N * (threadIdx.x + 256 * j), first[j]);
+        }
         return;
     }
     for (u64 at = start + threadIdx.x; at < n && at < start + PER_BLOCK; at += blockDim.x) {

@@ -31,15 +31,16 @@ __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u3
                 unpack(from.b[i], right[2 * t + 8 * i][g], right[2 * t + 8 * i + 1][g]);
             }
         }
-        for (u32 lane = 0; lane < 32; ++lane) {
-            Share& to = reinterpret_cast<Share&>(shown[lane]);
-            for (u32 i = 0; i < 4; ++i) {
-                const u32 row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-                float sum = 0.0f;
-                for (u32 k = 0; k < 16; ++k) {
-                    sum += left[row][k] * right[k][column];
+        for (u32 row = 0; row < 16; ++row) {
+            float sums[8] = {};
+            for (u32 k = 0; k < 16; ++k) {
+                for (u32 column = 0; column < 8; ++column) {
+                    sums[column] += left[row][k] * right[k][column];
                 }
-                to.c[i] += sum;
+            }
+            for (u32 column = 0; column < 8; ++column) {
+                Share& to = reinterpret_cast<Share&>(shown[row % 8 * 4 + column / 2]);
+                to.c[row / 8 * 2 + column % 2] += sums[column];
             }
         }
     });
@@ -73,15 +74,15 @@ __device__ __forceinline__ void load_matrices(u32 (&m)[4], const bf16* row) {
     }
     const lanes::Slot* slots = lanes::exchange("ldmatrix", &row, sizeof row);
     const u32 g = lanes::lane() / 4, t = lanes::lane() % 4;
-    const bf16* rows[32];
-    for (u32 i = 0; i < 32; ++i) {
-        std::memcpy(&rows[i], slots[i].bytes, sizeof rows[i]);
-    }
+    const auto element = [slots](u32 row, u32 column) {
+        const bf16* elements;
+        std::memcpy(&elements, slots[row].bytes, sizeof elements);
+        return u32(elements[column].bits);
+    };
     for (u32 i = 0; i < 4; ++i) {
-        const bf16* const* matrix = rows + 8 * i;
-        const bf16 low = TRANSPOSED ? matrix[2 * t][g] : matrix[g][2 * t];
-        const bf16 high = TRANSPOSED ? matrix[2 * t + 1][g] : matrix[g][2 * t + 1];
-        m[i] = u32(low.bits) | u32(high.bits) << 16;
+        const u32 low = TRANSPOSED ? element(8 * i + 2 * t, g) : element(8 * i + g, 2 * t);
+        const u32 high = TRANSPOSED ? element(8 * i + 2 * t + 1, g) : element(8 * i + g, 2 * t + 1);
+        m[i] = low | high << 16;
     }
 #endif
 }

@@ -1,9 +1,7 @@
 // Layer normalization over rows, and sums down columns.
 #include "device.cuh"
 
-// Rows up to this width belong to one warp, wider ones to a block; `norm.rs` says so too.
-//
-// A thread keeps its elements of the row in shared memory: each reads back only what it wrote itself.
+// A narrow row belongs to one warp, a wide one to a block. A thread keeps its elements of the row in shared memory: each reads back only what it wrote itself.
 
 // The sum over the threads of a row: a warp, or where WIDE the whole block.
 template <bool WIDE>
@@ -16,19 +14,32 @@ __device__ __forceinline__ float row_sum(float x, float* scratch) {
 template <bool WIDE>
 __device__ __forceinline__ void statistics(const float* kept, u32 width, u32 thread, u32 threads, float eps, float* scratch,
                                            bool fours, float& mean, float& rstd) {
-    const u32 step = fours ? 4 : 1;
     float sum = 0.0f;
-    for (u32 at = step * thread; at < width; at += step * threads) {
-        for (u32 i = 0; i < step; ++i) {
-            sum += kept[at + i];
+    if (fours) {
+        for (u32 at = 4 * thread; at < width; at += 4 * threads) {
+            float x[4];
+            load4(kept + at, x);
+            sum += (x[0] + x[1]) + (x[2] + x[3]);
+        }
+    } else {
+        for (u32 at = thread; at < width; at += threads) {
+            sum += kept[at];
         }
     }
     mean = row_sum<WIDE>(sum, scratch) / float(width);
     float squares = 0.0f;
-    for (u32 at = step * thread; at < width; at += step * threads) {
-        for (u32 i = 0; i < step; ++i) {
-            const float distance = kept[at + i] - mean;
-            squares += distance * distance;
+    if (fours) {
+        for (u32 at = 4 * thread; at < width; at += 4 * threads) {
+            float x[4];
+            load4(kept + at, x);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                squares += (x[i] - mean) * (x[i] - mean);
+            }
+        }
+    } else {
+        for (u32 at = thread; at < width; at += threads) {
+            squares += (kept[at] - mean) * (kept[at] - mean);
         }
     }
     rstd = 1.0f / sqrtf(row_sum<WIDE>(squares, scratch) / float(width) + eps);
@@ -37,6 +48,7 @@ __device__ __forceinline__ void statistics(const float* kept, u32 width, u32 thr
 // Copies this thread's elements of a row to shared memory.
 __device__ __forceinline__ void keep(const float* row, float* kept, u32 width, u32 thread, u32 threads, bool fours) {
     if (fours) {
+#pragma unroll 4
         for (u32 at = 4 * thread; at < width; at += 4 * threads) {
             float x[4];
             load4(row + at, x);

@@ -38,25 +38,23 @@ KERNEL(root_of_sum, 256)(const double* partial, double* norm, u32 n) {
     }
 }
 
-// One step of every parameter. Gradients are multiplied by `scale`, or, where `norm` is not null, by min(clip / norm, 1); where
-// that norm is not finite nothing changes. `clip` holds the bits of an f64. Tensors whose entry of `decays` is 0 do not decay.
+// One step of every parameter. Gradients are multiplied by min(clip / norm, 1); where the norm is not finite nothing changes.
+// `clip` holds the bits of an f64, infinity for no limit. Tensors whose entry of `decays` is 0 do not decay.
 // Launch: blocks of 256 threads, one for each chunk.
 KERNEL(adamw, 256)
 (float* const* parameters, const float* const* gradients, float* const* firsts, float* const* seconds, const u64* lengths,
- const u32* decays, const u32* chunks, const double* norm, u64 clip, float scale, float beta1, float rest1, float beta2,
+ const u32* decays, const u32* chunks, const double* norm, u64 clip, float beta1, float rest1, float beta2,
  float rest2, float decay, float step_size, float correction, float eps) {
-    if (norm != nullptr) {
-        const double value = *norm;
-        if (!(value - value == 0.0)) {
-            return;  // NaN or infinite
-        }
-        union {
-            u64 bits;
-            double value;
-        } most = {clip};
-        const double ratio = most.value / value;
-        scale = float(ratio < 1.0 ? ratio : 1.0);
+    const double value = *norm;
+    if (!(value - value == 0.0)) {
+        return;  // NaN or infinite
     }
+    union {
+        u64 bits;
+        double value;
+    } most = {clip};
+    const double ratio = most.value / value;
+    const float scale = float(ratio < 1.0 ? ratio : 1.0);
     const u32 tensor = chunks[2 * blockIdx.x];
     const u64 first = u64(chunks[2 * blockIdx.x + 1]) * CHUNK, length = lengths[tensor];
     const u64 end = length - first < CHUNK ? length : first + CHUNK;

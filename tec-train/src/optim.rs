@@ -128,26 +128,21 @@ impl AdamW {
             .iter()
             .map(|p| p.gradient(grads))
             .collect::<Result<_>>()?;
-        let (config, step) = (self.config, &mut self.step);
-        let update = |norm: f64| {
-            norm.is_finite().then(|| {
-                *step += 1;
-                Update {
-                    scale: clip.map_or(1.0, |clip| (clip / norm).min(1.0)) as f32,
-                    ..Update::new(&config, *step, lr)
-                }
-            })
-        };
+        let update = Update::new(&self.config, self.step + 1, lr);
         #[cfg(feature = "cuda")]
         {
             if self.gpu.is_none() {
                 self.gpu = gpu::GpuMoments::new(&self.parameters)?;
             }
             if let Some(gpu) = &mut self.gpu {
-                return Ok(gpu.step(&self.parameters, &grads, update)?);
+                let norm = gpu.step(&self.parameters, &grads, &update, clip)?;
+                self.step += u64::from(norm.is_finite());
+                return Ok(norm);
             }
         }
-        step_on_cpu(&mut self.parameters, &grads, update)
+        let norm = step_on_cpu(&mut self.parameters, &grads, update, clip)?;
+        self.step += u64::from(norm.is_finite());
+        Ok(norm)
     }
 
     /// Steps taken so far.
@@ -224,16 +219,16 @@ impl AdamW {
     }
 }
 
-/// The norm of all gradients, and, if it is finite, the step that `update` makes of the norm.
-fn step_on_cpu(
-    parameters: &mut [Parameter],
-    grads: &[&Tensor],
-    update: impl FnOnce(f64) -> Option<Update>,
-) -> Result<f64> {
+/// The norm of all gradients, and, if it is finite, the step of `update`, whose scale follows from norm and `clip`.
+fn step_on_cpu(parameters: &mut [Parameter], grads: &[&Tensor], update: Update, clip: Option<f64>) -> Result<f64> {
     let values = |grad: &&Tensor| Ok(grad.flatten_all()?.to_vec1()?);
     let grads: Vec<Vec<f32>> = grads.par_iter().map(values).collect::<Result<_>>()?;
     let norm = grads.iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
-    if let Some(update) = update(norm) {
+    if norm.is_finite() {
+        let update = Update {
+            scale: clip.map_or(1.0, |clip| (clip / norm).min(1.0)) as f32,
+            ..update
+        };
         parameters
             .par_iter_mut()
             .zip(&grads)

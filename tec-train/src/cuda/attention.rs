@@ -17,6 +17,7 @@ pub(crate) struct Attention {
     /// F32 for plain f32 arithmetic, of f32 tensors; Bf16 for tensor cores: factors of products rounded to bf16, their
     /// sums and the softmax in f32.
     pub compute: Float,
+    /// At most 65,535, CUDA's limit for a grid's third axis.
     pub batch: usize,
     pub heads: usize,
     /// As many as tokens where the projections are joined.
@@ -118,6 +119,11 @@ impl Attention {
         fits.unwrap_or(MAX_HEAD_WIDTH)
     }
 
+    /// Whether one block has all queries and tokens of a head, and so all of its gradients.
+    fn is_short(&self) -> bool {
+        self.compute == Float::Bf16 && self.queries.max(self.tokens) <= self.tile()
+    }
+
     /// Rows of a block.
     fn tile(&self) -> usize {
         match self.compute {
@@ -150,7 +156,7 @@ pub(crate) fn attention(of: &Attention, inputs: Projections, out: u64) -> Launch
     }
 }
 
-/// f32 elements of scratch for [`attention_gradient`].
+/// f32 elements of scratch for [`attention_gradient`]; short sequences leave it as it is.
 pub(crate) fn attention_gradient_scratch(of: &Attention) -> usize {
     2 * of.batch * of.heads * of.queries
 }
@@ -163,7 +169,7 @@ pub(crate) fn attention_gradient(
     grad: u64,
     into: Projections,
     scratch: u64,
-) -> [Launch; 2] {
+) -> Vec<Launch> {
     let (q, k, v) = of.rows(into);
     let means = scratch + 4 * (of.batch * of.heads * of.queries) as u64;
     let mut args = of.inputs(inputs);
@@ -173,7 +179,13 @@ pub(crate) fn attention_gradient(
         args.iter().copied().chain(pointers).collect::<Vec<_>>()
     };
     let statistics = 2 * 4 * of.tile() as u32;
-    [
+    if of.is_short() {
+        return vec![Launch {
+            shared: of.tiles(4) + statistics,
+            ..of.launch("attention_gradient_short", 1, with(&[q.at, k.at, v]))
+        }];
+    }
+    vec![
         Launch {
             shared: of.tiles(4),
             ..of.launch("attention_gradient_q", of.queries, with(&[q.at, scratch, means]))

@@ -41,15 +41,6 @@ pub(crate) fn gradient_norm(tables: &Tables, scratch: u64, norm: u64) -> [Launch
     ]
 }
 
-/// What gradients are multiplied by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Scale {
-    /// A factor that the host knows.
-    Factor(f32),
-    /// `min(clip / norm, 1)` of the norm at this address; nothing changes where that is not finite.
-    Clip { norm: u64, clip: f64 },
-}
-
 /// What is the same for every element of a step, as [`crate::optim`] has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Update {
@@ -64,8 +55,9 @@ pub(crate) struct Update {
     pub eps: f32,
 }
 
-/// One step of every parameter, in place.
-pub(crate) fn adamw(tables: &Tables, scale: Scale, update: &Update) -> Launch {
+/// One step of every parameter, in place. Gradients are multiplied by `min(clip / norm, 1)` of the f64 at the address `norm`; where
+/// that is not finite nothing changes. `clip` is infinite for no limit.
+pub(crate) fn adamw(tables: &Tables, norm: u64, clip: f64, update: &Update) -> Launch {
     let &Tables {
         parameters,
         gradients,
@@ -76,15 +68,10 @@ pub(crate) fn adamw(tables: &Tables, scale: Scale, update: &Update) -> Launch {
         chunks,
         count,
     } = tables;
-    let (factor, norm, clip) = match scale {
-        Scale::Factor(factor) => (factor, 0, 0.0),
-        Scale::Clip { norm, clip } => (1.0, norm, clip),
-    };
     let pointers = [parameters, gradients, firsts, seconds, lengths, decays, chunks, norm];
     let mut args = pointers.map(Arg::Pointer).to_vec();
     args.push(Arg::U64(clip.to_bits()));
     let floats = [
-        factor,
         update.beta1,
         1.0 - update.beta1,
         update.beta2,

@@ -8,6 +8,7 @@ use super::{Arg, Float, Launch};
 const TILE: (usize, usize) = (64, 16);
 
 /// What [`rank_queries`] writes for an image whose logits hold a NaN.
+#[cfg_attr(not(test), expect(dead_code, reason = "the host does not wait to look at it"))]
 pub(crate) const NO_PATCH: u32 = u32::MAX;
 
 /// The queries, keys and values `[batch, prefix + patches, 3 width]` of the base's last block, in `heads` heads.

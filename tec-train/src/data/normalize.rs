@@ -154,6 +154,11 @@ pub fn to_tensor(
             pixels.len()
         )));
     }
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        let pixels = Tensor::from_slice(pixels, (batch, size, size, channels), device)?;
+        return crate::ops::images_from_pixels(&pixels, normalization);
+    }
     let tables: Vec<[f32; 256]> = normalization
         .mean
         .iter()

@@ -17,6 +17,8 @@ pub(crate) mod gpu;
 mod linear;
 mod loss;
 mod norm;
+#[cfg(feature = "cuda")]
+mod pixels;
 mod relation;
 mod sigmoid;
 mod simd;
@@ -30,6 +32,8 @@ pub use branch::{BranchWeights, Middle, backward, branch};
 pub use linear::linear;
 pub use loss::{feature_loss, relation_loss};
 pub use norm::layer_norm;
+#[cfg(feature = "cuda")]
+pub(crate) use pixels::images_from_pixels;
 pub use relation::{base_relation, normalize_features, relation_logits, tempered_target};
 pub use sigmoid::{quick_gelu, swiglu};
 pub use tokens::{gather_tokens, patchify, unmask};

@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Result, Storage, Tensor, bail, cuda_backend::cudar
 
 use super::{Parameter, Update};
 use crate::{
-    cuda::optimizer::{self as plans, Scale, Tables},
+    cuda::optimizer::{self as plans, Tables},
     ops::gpu::{Output, address_of, launch},
 };
 
@@ -62,12 +62,14 @@ impl GpuMoments {
             .collect())
     }
 
-    /// The norm of all gradients, and, if it is finite, the step that `update` makes of the norm.
+    /// The norm of all gradients, and, if it is finite, the step of `update`, whose scale follows from norm and `clip`. The GPU
+    /// decides, so that it need not wait for the host to know.
     pub fn step(
         &mut self,
         parameters: &[Parameter],
         gradients: &[&Tensor],
-        update: impl FnOnce(f64) -> Option<Update>,
+        update: &Update,
+        clip: Option<f64>,
     ) -> Result<f64> {
         let Some(device) = device(parameters)? else {
             bail!("adamw: the parameters have left the GPU; please report it")
@@ -109,21 +111,23 @@ impl GpuMoments {
         let norm = device.alloc_zeros::<f64>(1)?;
         let plans = plans::gradient_norm(&tables, scratch.address(&device), start_of(&device, &norm));
         plans.iter().try_for_each(|plan| launch(&device, plan))?;
-        let Some(&norm) = device.clone_dtoh(&norm)?.first() else {
-            bail!("adamw: the norm did not come back; please report it")
+        let constants = plans::Update {
+            beta1: update.beta1,
+            beta2: update.beta2,
+            decay: update.decay,
+            step_size: update.step_size,
+            correction: update.correction,
+            eps: update.eps,
         };
-        if let Some(update) = update(norm) {
-            let constants = plans::Update {
-                beta1: update.beta1,
-                beta2: update.beta2,
-                decay: update.decay,
-                step_size: update.step_size,
-                correction: update.correction,
-                eps: update.eps,
-            };
-            launch(&device, &plans::adamw(&tables, Scale::Factor(update.scale), &constants))?;
+        let clip = clip.unwrap_or(f64::INFINITY);
+        launch(
+            &device,
+            &plans::adamw(&tables, start_of(&device, &norm), clip, &constants),
+        )?;
+        match device.clone_dtoh(&norm)?.first() {
+            Some(&norm) => Ok(norm),
+            None => bail!("adamw: the norm did not come back; please report it"),
         }
-        Ok(norm)
     }
 }
 

@@ -8,6 +8,10 @@ extern "C" {
 int emulator_launch(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                     unsigned block_y, unsigned block_z, unsigned shared_bytes, void** parameters);
 
+// Whether this thread's launches take the threads of a block from the last to the first: where a barrier is missing, the results
+// differ.
+void emulator_run_backwards(int backwards);
+
 // What went wrong in this thread's last launch; valid until the next.
 const char* emulator_error();
 

@@ -65,6 +65,8 @@ struct Machine {
     alignas(128) unsigned char shared[MOST_SHARED + GUARD];
     unsigned threads = 0;
     unsigned running = 0;
+    // Takes warps and lanes from the last to the first.
+    bool backwards = false;
     const Kernel* kernel = nullptr;
     void** parameters = nullptr;
     bool failed = false;
@@ -100,7 +102,8 @@ bool run_warp(unsigned number) {
     bool any = false, again = true;
     while (again) {
         again = false;
-        for (unsigned lane = 0; lane < warp.lanes; ++lane) {
+        for (unsigned turn = 0; turn < warp.lanes; ++turn) {
+            const unsigned lane = machine->backwards ? warp.lanes - 1 - turn : turn;
             Fiber& fiber = machine->fibers[number * WARP + lane];
             const bool ready =
                 fiber.waits == Waits::nobody || (fiber.waits == Waits::warp && fiber.operation != warp.operations);
@@ -161,8 +164,9 @@ void describe_deadlock() {
 bool run_block() {
     start_block();
     for (;;) {
-        for (unsigned number = 0; number * WARP < machine->threads; ++number) {
-            run_warp(number);
+        const unsigned warps = (machine->threads + WARP - 1) / WARP;
+        for (unsigned turn = 0; turn < warps; ++turn) {
+            run_warp(machine->backwards ? warps - 1 - turn : turn);
             if (machine->failed) {
                 return false;
             }
@@ -241,6 +245,13 @@ void run(const char* name, uint3 grid, uint3 block, unsigned shared) {
     }
 }
 
+void start_machine() {
+    if (!owner) {
+        owner = std::make_unique<Machine>();
+        machine = owner.get();
+    }
+}
+
 }  // namespace
 
 unsigned lane() { return machine->running % WARP; }
@@ -253,7 +264,7 @@ Slot* exchange(const char* operation, const void* value, unsigned bytes, void (*
     }
     if (warp.arrived == 0) {
         warp.name = operation;
-    } else if (std::strcmp(warp.name, operation) != 0) {
+    } else if (warp.name != operation && std::strcmp(warp.name, operation) != 0) {
         fail("one lane of a warp is in %s, another in %s", operation, warp.name);
     }
     if (++warp.arrived == warp.lanes) {
@@ -293,10 +304,7 @@ void fail(const char* format, ...) {
 extern "C" int emulator_launch(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                                unsigned block_y, unsigned block_z, unsigned shared_bytes, void** parameters) {
     using namespace lanes;
-    if (!owner) {
-        owner = std::make_unique<Machine>();
-        machine = owner.get();
-    }
+    start_machine();
     machine->failed = false;
     machine->message[0] = 0;
     machine->parameters = parameters;
@@ -309,6 +317,11 @@ extern "C" int emulator_launch(const char* name, unsigned grid_x, unsigned grid_
     snprintf(machine->message, sizeof machine->message, "%.60s, block (%u, %u, %u), thread (%u, %u, %u): %.380s", name,
              blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, reason);
     return 1;
+}
+
+extern "C" void emulator_run_backwards(int backwards) {
+    lanes::start_machine();
+    lanes::machine->backwards = backwards != 0;
 }
 
 extern "C" const char* emulator_error() { return lanes::machine == nullptr ? "" : lanes::machine->message; }

@@ -72,3 +72,10 @@ KERNEL(check_shared_overflow, 32)(u32 at) {
 }
 
 KERNEL(check_write, 1)(u32* out, u32 at) { out[at] = 7; }
+
+// A barrier is missing between writing and reading.
+KERNEL(check_missing_barrier, 64)(u32* out) {
+    DYNAMIC_SHARED(u32, memory);
+    memory[threadIdx.x] = threadIdx.x;
+    out[threadIdx.x] = memory[(threadIdx.x + 32) % 64];
+}

@@ -16,6 +16,7 @@ unsafe extern "C" {
         shared_bytes: c_uint,
         parameters: *mut *mut c_void,
     ) -> c_int;
+    fn emulator_run_backwards(backwards: c_int);
     fn emulator_error() -> *const c_char;
     fn emulator_parameter_sizes(name: *const c_char) -> *const c_uint;
 }
@@ -100,6 +101,13 @@ pub unsafe fn launch_raw(
     // SAFETY: the message ends with a zero and stays until this thread's next launch.
     let message = unsafe { CStr::from_ptr(emulator_error()) };
     Err(message.to_string_lossy().into_owned())
+}
+
+/// Whether this thread's launches take the threads of a block from the last to the first: two orders give different results
+/// where a barrier is missing.
+pub fn run_backwards(backwards: bool) {
+    // SAFETY: sets a number of this thread's.
+    unsafe { emulator_run_backwards(backwards.into()) };
 }
 
 /// The sizes of a kernel's parameters in bytes, unless there is no such kernel.

@@ -1,6 +1,6 @@
 //! The execution model: numbers of threads, warps, barriers, and that what is wrong in a kernel is found.
 
-use tec_cuda_emulator::{Argument, Buffer, launch};
+use tec_cuda_emulator::{Argument, Buffer, launch, run_backwards};
 
 const ONE: [u32; 3] = [1, 1, 1];
 
@@ -71,13 +71,24 @@ fn threads_that_wait_forever_are_reported() {
     );
     let message = error("check_two_operations", 32, &[pointer(&out)]);
     assert!(
-        message.contains("in __syncwarp, another in __shfl_xor_sync"),
+        message.contains("in __syncwarp") && message.contains("in __shfl_xor_sync"),
         "{message}"
     );
     let message = error("check_part_of_a_warp", 32, &[pointer(&out)]);
     assert!(message.contains("mask ffff"), "{message}");
     // After an error the next launch is a fresh one.
     launch("check_shuffles", ONE, [32, 1, 1], 0, &[pointer(&out)]).unwrap();
+}
+
+#[test]
+fn a_missing_barrier_shows_in_the_order_of_threads() {
+    let launch = |backwards| {
+        run_backwards(backwards);
+        let out = Buffer::<u32>::poisoned(64);
+        launch("check_missing_barrier", ONE, [64, 1, 1], 256, &[pointer(&out)]).unwrap();
+        out.values()
+    };
+    assert_ne!(launch(false), launch(true));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::ops;
 const F32_ONLY: [(Float, Float); 1] = [(Float::F32, Float::F32)];
 const TENSOR_CORES: [(Float, Float); 2] = [(Float::Bf16, Float::Bf16), (Float::F32, Float::Bf16)];
 /// Tokens, heads, width of a head.
-const SIZES: [(usize, usize, usize); 12] = [
+const SIZES: [(usize, usize, usize); 15] = [
     (1, 1, 16),
     (2, 2, 7),
     (5, 3, 16),
@@ -18,6 +18,9 @@ const SIZES: [(usize, usize, usize); 12] = [
     (64, 1, 80),
     (65, 2, 33),
     (17, 1, 96),
+    (64, 2, 64),
+    (47, 1, 128),
+    (80, 1, 120),
     (129, 1, 128),
     (197, 1, 64),
     (577, 1, 20),
@@ -40,16 +43,6 @@ fn tolerance_of(compute: Float) -> f32 {
 /// Scores that differ enough for softmax to prefer some tokens.
 fn projections(seed: u64, n: usize) -> Vec<f32> {
     values(seed, n).iter().map(|v| 2.0 * v).collect()
-}
-
-/// Runs twice, which must give the same bits, and returns what the tensors hold.
-fn twice<const N: usize>(launches: &[Launch], results: [&Tensor; N]) -> [Vec<f32>; N] {
-    launches.iter().for_each(run);
-    let first = results.map(|tensor| tensor.values());
-    launches.iter().for_each(run);
-    let again = results.map(|tensor| tensor.values());
-    assert_eq!(first.each_ref().map(|v| bits(v)), again.each_ref().map(|v| bits(v)));
-    first
 }
 
 fn joined(modes: &[(Float, Float)]) {
@@ -76,7 +69,9 @@ fn joined(modes: &[(Float, Float)]) {
         let [result] = twice(&[plan::attention(&of, inputs, out.at())], [&out]);
         let launches = plan::attention_gradient(&of, inputs, grad.at(), into, scratch.at());
         let [grad_result] = twice(&launches, [&grad_qkv]);
-        assert!(scratch.values().iter().all(|v| v.is_finite()), "{what}");
+        let used = scratch.values().iter().filter(|v| v.is_finite()).count();
+        let unused = compute == Float::Bf16 && tokens <= 64;
+        assert_eq!(used, if unused { 0 } else { scratch.values().len() }, "{what}");
 
         let var = Var::from_tensor(&cpu(&qkv.values(), (batch, tokens, 3 * width))).unwrap();
         let expected = ops::attention(&var, heads).unwrap();
@@ -87,7 +82,7 @@ fn joined(modes: &[(Float, Float)]) {
 }
 
 fn apart(modes: &[(Float, Float)]) {
-    for (dtype, compute, tokens, heads, head_width) in sizes(modes) {
+    for (dtype, compute, tokens, heads, head_width) in sizes(modes).filter(|sizes| sizes.2 < 200) {
         let (batch, width) = (2, heads * head_width);
         // Fewer queries than tokens, and more.
         let queries = if tokens == 33 { 70 } else { tokens.div_ceil(4) };

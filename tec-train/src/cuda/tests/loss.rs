@@ -30,11 +30,10 @@ fn feature_loss_and_gradient() {
             Tensor::out(Float::F32, plan::scratch(rows), 0),
         );
         let inputs = [dpred.at(), dtarget.at(), dremoved.at()];
-        plan::feature_loss(inputs, value.at(), scratch.at(), rows, width)
-            .iter()
-            .for_each(run);
+        let launches = plan::feature_loss(inputs, value.at(), scratch.at(), rows, width);
+        let [result] = twice(&launches, [&value]);
         let what = format!("{batch} {patches} {width}");
-        close(&what, &value.values()[..1], &flat(&expected), F32);
+        close(&what, &result[..1], &flat(&expected), F32);
         let (upstream, grad) = (tensor(&[0.6]), Tensor::out(Float::F32, rows * width, skip));
         run(&plan::feature_loss_gradient(
             inputs,
@@ -59,13 +58,12 @@ fn relation_loss_and_gradient() {
             Tensor::out(Float::F32, 2, 0),
             Tensor::out(Float::F32, plan::scratch(rows), 0),
         );
-        plan::relation_loss(dpred.at(), dtarget.at(), value.at(), scratch.at(), rows, width)
-            .iter()
-            .for_each(run);
+        let launches = plan::relation_loss(dpred.at(), dtarget.at(), value.at(), scratch.at(), rows, width);
+        let [result] = twice(&launches, [&value]);
         let var = Var::from_tensor(&cpu(&pred, (1, rows, 1, width))).unwrap();
         let expected = ops::relation_loss(&var, &target.reshape((1, rows, 1, width)).unwrap()).unwrap();
         let what = format!("{rows} {width}");
-        close(&what, &value.values()[..1], &flat(&expected), F32);
+        close(&what, &result[..1], &flat(&expected), F32);
         let (upstream, grad) = (tensor(&[-1.5]), Tensor::out(Float::F32, rows * width, skip));
         run(&plan::relation_loss_gradient(
             dpred.at(),

@@ -11,7 +11,7 @@ mod tokens;
 use candle_core::{Device, Tensor as Cpu, Var};
 use half::bf16;
 use tec_core::philox::{Noise, Stream};
-use tec_cuda_emulator::{Argument, Buffer, launch};
+use tec_cuda_emulator::{Argument, Buffer, launch, run_backwards};
 
 use super::{Arg, Float, Launch};
 
@@ -43,6 +43,19 @@ fn values(seed: u64, n: usize) -> Vec<f32> {
 fn run(plan: &Launch) {
     let args: Vec<Argument> = plan.args.iter().map(|&arg| argument(arg)).collect();
     launch(&plan.kernel, plan.grid, plan.block, plan.shared, &args).unwrap();
+}
+
+/// Runs launches twice, the emulator's threads in opposite orders, and returns what the tensors hold: the same bits.
+fn twice<const N: usize>(launches: &[Launch], results: [&Tensor; N]) -> [Vec<f32>; N] {
+    let once = |backwards| {
+        run_backwards(backwards);
+        launches.iter().for_each(run);
+        run_backwards(false);
+        results.map(|tensor| tensor.values())
+    };
+    let (first, again) = (once(false), once(true));
+    assert_eq!(first.each_ref().map(|v| bits(v)), again.each_ref().map(|v| bits(v)));
+    first
 }
 
 fn argument(arg: Arg) -> Argument {

@@ -33,13 +33,16 @@ fn the_bases_targets() {
             let base = base(dtype, qkv.at(), sizes);
             let index = Buffer::<u32>::poisoned(batch * top_k);
             let picked = Tensor::out(Float::F32, batch * (1 + top_k) * heads * patches, skip);
-            run(&plan::rank_queries(&base, index.address(0), top_k));
-            run(&plan::picked_logits(&base, index.address(0), picked.at(), top_k));
+            let launches = [
+                plan::rank_queries(&base, index.address(0), top_k),
+                plan::picked_logits(&base, index.address(0), picked.at(), top_k),
+            ];
+            let [result] = twice(&launches, [&picked]);
             let host = cpu(&qkv.values(), (batch, prefix + patches, 3 * width));
             let (expected, expected_index) = ops::base_relation(&host, heads, prefix, top_k).unwrap();
             let expected_index: Vec<u32> = expected_index.flatten_all().unwrap().to_vec1().unwrap();
             assert_eq!(index.values(), expected_index, "{sizes:?} {dtype:?}");
-            close(&format!("{sizes:?} {dtype:?}"), &picked.values(), &flat(&expected), F32);
+            close(&format!("{sizes:?} {dtype:?}"), &result, &flat(&expected), F32);
         }
     }
 }
@@ -93,24 +96,24 @@ fn relation_logits_and_gradients() {
                 heads,
                 scale: 0.37,
             };
-            run(&plan::relation_logits(&of, logits.at()));
+            let [result] = twice(&[plan::relation_logits(&of, logits.at())], [&logits]);
             let hosts = [
                 cpu(&q.values(), (batch, queries, width)),
                 cpu(&k.values(), (batch, 1 + patches, width)),
             ];
             let [vq, vk] = hosts.map(|tensor| Var::from_tensor(&tensor).unwrap());
             let expected = ops::relation_logits(&vq, &vk, heads, 0.37).unwrap();
-            close(&what, &logits.values(), &flat(&expected), F32);
+            close(&what, &result, &flat(&expected), F32);
 
             let grad = values(3, logits.values().len());
             let dgrad = Tensor::new(Float::F32, &grad, skip);
             let grad_q = Tensor::out(Float::F32, batch * queries * width, skip);
             let grad_k = Tensor::out(Float::F32, batch * (1 + patches) * width, skip);
             let launches = plan::relation_gradients(&of, dgrad.at(), grad_q.at(), grad_k.at());
-            launches.iter().for_each(run);
+            let results = twice(&launches, [&grad_q, &grad_k]);
             let wanted = gradients(&expected, &grad, &[&vq, &vk]);
-            close(&what, &grad_q.values(), &wanted[0], F32);
-            close(&what, &grad_k.values(), &wanted[1], F32);
+            close(&what, &results[0], &wanted[0], F32);
+            close(&what, &results[1], &wanted[1], F32);
         }
     }
 }
@@ -133,8 +136,8 @@ fn tempered_targets_and_normalized_features() {
             Tensor::new(Float::F32, &x, skip),
             Tensor::out(Float::F32, x.len(), skip),
         );
-        run(&plan::normalize_features(dx.at(), y.at(), shape));
+        let [result] = twice(&[plan::normalize_features(dx.at(), y.at(), shape)], [&y]);
         let expected = ops::normalize_features(&cpu(&x, shape.to_vec())).unwrap();
-        close(&format!("{shape:?}"), &y.values(), &flat(&expected), F32);
+        close(&format!("{shape:?}"), &result, &flat(&expected), F32);
     }
 }

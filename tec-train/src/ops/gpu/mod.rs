@@ -34,6 +34,11 @@ pub fn indices(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<u64> 
     address::<u32>(op, storage, layout)
 }
 
+/// The address of a contiguous u8 tensor's first value.
+pub fn bytes(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<u64> {
+    address::<u8>(op, storage, layout)
+}
+
 /// Type and address of a contiguous tensor of f32 or bf16 values.
 pub fn values(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Float, u64)> {
     match storage.dtype() {

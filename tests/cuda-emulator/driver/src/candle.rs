@@ -169,21 +169,20 @@ unsafe fn const_set(a: &Arguments) {
     }
 }
 
-/// (values, rank, info, indices, x, out, left, x's length, indices, right)
+/// (values, rank, info, indices, x, out, left, x's length, indices, right); `info` is of the indices, which lie side by side
+/// here, as `x` does
 unsafe fn index_select(a: &Arguments) -> Result<(), String> {
     // SAFETY: the arguments are the kernel's.
     unsafe {
-        let (n, rank, info): (usize, usize, *const usize) = (a.get(0), a.get(1), a.get(2));
+        let n: usize = a.get(0);
         let (indices, x, out): (*const u32, *const f32, *mut f32) = (a.get(3), a.get(4), a.get(5));
         let [length, count, right] = [a.get::<usize>(7), a.get(8), a.get(9)];
-        let strided = Strided::new(rank, info, 1);
         for number in 0..n {
             let index = *indices.add(number / right % count) as usize;
             if index >= length {
                 return Err(format!("index {index} is not below {length}"));
             }
-            let from = (number / (count * right) * length + index) * right + number % right;
-            *out.add(number) = *x.add(Strided::place(&strided, 0, from));
+            *out.add(number) = *x.add((number / (count * right) * length + index) * right + number % right);
         }
     }
     Ok(())

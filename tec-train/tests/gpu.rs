@@ -1,0 +1,264 @@
+//! Models on a GPU against the same models on the CPU: losses, every gradient, steps of AdamW, checkpoints.
+//!
+//! Needs the feature `cuda` and a GPU, or the emulated driver (`ci/cuda` runs it there).
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use tec_core::philox::{Noise, Stream};
+use tec_train::{
+    device::DeviceName,
+    model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Params, Tec, TecConfig, Vit, VitConfig},
+    ops,
+    optim::{AdamW, AdamWConfig},
+};
+
+const BATCH: usize = 3;
+const SAMPLES: [u32; BATCH] = [4, 9, 2];
+
+fn gpu() -> Device {
+    DeviceName::Cuda(0)
+        .open()
+        .expect("these tests need a GPU, real or emulated")
+}
+
+fn encoder(dim: usize, heads: usize) -> VitConfig {
+    VitConfig {
+        image_size: 24,
+        patch_size: 4,
+        channels: 3,
+        dim,
+        depth: 2,
+        heads,
+        mlp_ratio: 4,
+    }
+}
+
+fn decoder() -> DecoderConfig {
+    DecoderConfig {
+        dim: 40,
+        depth: 2,
+        heads: 2,
+    }
+}
+
+fn mae_config(dim: usize, heads: usize) -> MaeConfig {
+    MaeConfig {
+        encoder: encoder(dim, heads),
+        decoder: decoder(),
+        norm_pix: true,
+    }
+}
+
+fn images(device: &Device) -> Tensor {
+    let mut values = vec![0.0; BATCH * 3 * 24 * 24];
+    Noise {
+        seed: 2,
+        epoch: 0,
+        sample: 0,
+        stream: Stream::Augment,
+    }
+    .fill(&mut values);
+    values.iter_mut().for_each(|v| *v = 4.0 * *v - 2.0);
+    Tensor::from_vec(values, (BATCH, 3, 24, 24), device).unwrap()
+}
+
+fn masks(device: &Device) -> Masks {
+    Masks::draw(5, 1, &SAMPLES, 36, 0.75, device).unwrap()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+/// The largest difference, relative to the largest value.
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = a.iter().fold(1e-6f32, |largest, v| largest.max(v.abs()));
+    let off = |(a, b): (&f32, &f32)| {
+        if a.is_finite() && b.is_finite() {
+            (a - b).abs()
+        } else {
+            f32::INFINITY
+        }
+    };
+    a.iter().zip(b).map(off).fold(0.0, f32::max) / largest
+}
+
+/// Gradients by parameter.
+fn gradients(loss: &Tensor, params: &Params) -> HashMap<String, Vec<f32>> {
+    let grads = ops::backward(loss).unwrap();
+    let of = |(name, var): &(String, candle_core::Var)| (name.clone(), flat(grads.get(var).unwrap()));
+    params.trainable().iter().map(of).collect()
+}
+
+fn compare(cpu: &HashMap<String, Vec<f32>>, gpu: &HashMap<String, Vec<f32>>, tolerance: f32) {
+    let mut wrong: Vec<String> = cpu
+        .iter()
+        .map(|(name, values)| (name, difference(values, &gpu[name])))
+        .filter(|(_, difference)| *difference >= tolerance)
+        .map(|(name, difference)| format!("{name}: {difference}"))
+        .collect();
+    wrong.sort();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn base(device: &Device) -> Vit {
+    Mae::new(mae_config(48, 3), 1, device).unwrap().encoder().unwrap()
+}
+
+fn tec(device: &Device) -> Tec {
+    let config = TecConfig {
+        encoder: encoder(32, 2),
+        base: BaseConfig { dim: 48, heads: 3 },
+        decoder: decoder(),
+        adapters: None,
+        temperature: 1.8,
+    };
+    Tec::new(config, 7, device).unwrap()
+}
+
+#[test]
+fn a_masked_autoencoder_has_the_cpu_s_loss_and_gradients() {
+    let [cpu, gpu] = [Device::Cpu, gpu()].map(|device| {
+        let model = Mae::new(mae_config(32, 2), 3, &device).unwrap();
+        let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+        (flat(&loss), gradients(&loss, model.params()))
+    });
+    assert!(difference(&cpu.0, &gpu.0) < 1e-5, "{:?} {:?}", cpu.0, gpu.0);
+    compare(&cpu.1, &gpu.1, 1e-4);
+}
+
+#[test]
+fn the_base_s_targets_are_the_cpu_s() {
+    let [cpu, gpu] = [Device::Cpu, gpu()].map(|device| base(&device).targets(&images(&device), 2, 5).unwrap());
+    let index = |t: &Tensor| t.to_device(&Device::Cpu).unwrap().to_vec2::<u32>().unwrap();
+    assert!(difference(&flat(&cpu.features), &flat(&gpu.features)) < 1e-5);
+    assert_eq!(index(&cpu.index), index(&gpu.index));
+    assert!(difference(&flat(&cpu.logits), &flat(&gpu.logits)) < 1e-5);
+}
+
+#[test]
+fn a_new_model_has_the_cpu_s_losses_and_gradients() {
+    for checkpointing in [false, true] {
+        let [cpu, gpu] = [Device::Cpu, gpu()].map(|device| {
+            let targets = base(&device).targets(&images(&device), 2, 5).unwrap();
+            let mut model = tec(&device);
+            model.set_grad_checkpointing(checkpointing);
+            let losses = model.losses(&images(&device), &targets, &masks(&device)).unwrap();
+            let values = [&losses.feature, &losses.relation].map(|loss| flat(loss)[0]);
+            (values, gradients(&losses.total, model.params()))
+        });
+        assert!(difference(&cpu.0, &gpu.0) < 1e-5, "{:?} {:?}", cpu.0, gpu.0);
+        compare(&cpu.1, &gpu.1, 1e-4);
+    }
+}
+
+#[test]
+fn steps_and_a_restored_optimizer_are_the_cpu_s() {
+    let config = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    let [cpu, gpu] = [Device::Cpu, gpu()].map(|device| {
+        let model = Mae::new(mae_config(32, 2), 3, &device).unwrap();
+        let step = |optimizer: &mut AdamW| {
+            let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+            optimizer.step(&ops::backward(&loss).unwrap(), 1e-3, Some(0.5)).unwrap() as f32
+        };
+        let mut optimizer = AdamW::new(model.params().trainable(), config);
+        let mut norms = vec![step(&mut optimizer), step(&mut optimizer)];
+        let state = optimizer
+            .moments()
+            .unwrap()
+            .iter()
+            .map(|m| (m.name.to_owned(), m.first.to_vec(), m.second.to_vec()))
+            .collect();
+        let mut optimizer = AdamW::new(model.params().trainable(), config);
+        optimizer.restore(2, state).unwrap();
+        norms.push(step(&mut optimizer));
+        let weights: HashMap<String, Vec<f32>> = model
+            .params()
+            .trainable()
+            .iter()
+            .map(|(name, var)| (name.clone(), flat(var)))
+            .collect();
+        (norms, weights)
+    });
+    assert!(difference(&cpu.0, &gpu.0) < 1e-4, "{:?} {:?}", cpu.0, gpu.0);
+    // Adam divides by the gradient's size: where that is near zero, rounding decides the direction.
+    compare(&cpu.1, &gpu.1, 2e-2);
+}
+
+#[test]
+fn the_same_step_gives_the_same_bits() {
+    let device = gpu();
+    let [one, two] = [(), ()].map(|()| {
+        let targets = base(&device).targets(&images(&device), 2, 5).unwrap();
+        let model = tec(&device);
+        let losses = model.losses(&images(&device), &targets, &masks(&device)).unwrap();
+        gradients(&losses.total, model.params())
+    });
+    let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    for (name, values) in &one {
+        assert_eq!(bits(values), bits(&two[name]), "{name}");
+    }
+}
+
+/// Values about -1 to 1.
+fn values(seed: u64, shape: &[usize], device: &Device) -> Tensor {
+    let mut values = vec![0.0; shape.iter().product()];
+    Noise {
+        seed,
+        epoch: 0,
+        sample: 0,
+        stream: Stream::Augment,
+    }
+    .fill(&mut values);
+    values.iter_mut().for_each(|v| *v = 2.0 * *v - 1.0);
+    Tensor::from_vec(values, shape, device).unwrap()
+}
+
+#[test]
+fn operations_on_tokens_are_the_cpu_s() {
+    let of = |device: &Device| {
+        let masks = masks(device);
+        let x = values(1, &[BATCH, 36, 20], device);
+        let visible = values(2, &[BATCH, 10, 20], device);
+        let table = values(3, &[36, 20], device);
+        let token = values(4, &[20], device);
+        let selected = table.index_select(&masks.keep.flatten_all().unwrap(), 0).unwrap();
+        let selected = selected.reshape((BATCH, 9, 20)).unwrap();
+        let class = token.reshape((1, 1, 20)).unwrap().broadcast_as((BATCH, 1, 20)).unwrap();
+        vec![
+            ("gather_tokens", ops::gather_tokens(&x, &masks.removed_patches).unwrap()),
+            ("unmask", ops::unmask(&visible, &table, &masks.restore).unwrap()),
+            ("index_select", selected.clone()),
+            ("sum", (&selected + visible.narrow(1, 1, 9).unwrap()).unwrap()),
+            ("broadcast_add", table.broadcast_add(&token).unwrap()),
+            ("cat", Tensor::cat(&[&class, &selected], 1).unwrap()),
+            ("transpose", x.transpose(1, 2).unwrap().contiguous().unwrap()),
+            ("narrow", x.narrow(2, 3, 7).unwrap().contiguous().unwrap()),
+            (
+                "attention_of",
+                ops::attention_of(&visible, &values(5, &[BATCH, 37, 40], device), 2).unwrap(),
+            ),
+            (
+                "patchify",
+                ops::patchify(&images(device), 4, ops::PatchOrder::ChannelsLast).unwrap(),
+            ),
+        ]
+    };
+    for ((name, cpu), (_, gpu)) in of(&Device::Cpu).into_iter().zip(of(&gpu())) {
+        assert_eq!(cpu.dims(), gpu.dims(), "{name}");
+        assert!(difference(&flat(&cpu), &flat(&gpu)) < 1e-5, "{name}");
+    }
+}
