@@ -86,19 +86,21 @@ fn send(signal: &str, pid: u32) {
     );
 }
 
-/// 180 images of 17 tokens are two pieces: one for each of two processes, and one process adds the same two.
+/// 180 images of 17 tokens are two pieces, 270 are three: one for each process, and one process adds the same ones in their order.
 #[test]
-fn two_processes_train_the_weights_of_one_bit_for_bit() {
+fn processes_with_a_piece_each_train_the_weights_of_one_bit_for_bit() {
     let place = place();
-    place.images("photos", 40, 150);
-    let args = pretrain("--set optimizer.ema=0.99").replace("--batch 8", "--batch 180");
-    let args = args.replace("--epochs 2", "--epochs 4");
-    place.tec(&format!("{args} --out one")).ok();
-    let outcome = by(&place, 2, &format!("{args} --json --out two")).ok();
-    assert_same(&place, "two", "one");
-    // One of them speaks: four steps and a line for the run.
-    assert_eq!(outcome.json().len(), 5, "{outcome}");
-    assert_eq!(outcome.stderr.matches("on 2 processes").count(), 0, "{outcome}");
+    place.images("photos", 40, 240);
+    for (processes, batch) in [(2, "180"), (3, "270")] {
+        let args = pretrain("--set optimizer.ema=0.99").replace("--batch 8", &format!("--batch {batch}"));
+        let args = args.replace("--epochs 2", "--epochs 4");
+        let [one, many] = ["one", "many"].map(|run| format!("{run}-{batch}"));
+        place.tec(&format!("{args} --out {one}")).ok();
+        let outcome = by(&place, processes, &format!("{args} --json --out {many}")).ok();
+        assert_same(&place, &many, &one);
+        // One of them speaks: four steps and a line for the run.
+        assert_eq!(outcome.json().len(), 5, "{outcome}");
+    }
 }
 
 /// Two processes, then one, then three; against one process all the way, and one that is never stopped.

@@ -195,7 +195,9 @@ impl Learner {
     /// # Errors
     /// As [`Workers::new`].
     pub fn expect_parts(&mut self, images: usize) -> Result<()> {
-        self.workers = Workers::new(pieces(images, self.model.tokens()).len())?;
+        if self.params().is_on_cpu() {
+            self.workers = Workers::new(pieces(images, self.model.tokens()).len())?;
+        }
         Ok(())
     }
 
