@@ -390,8 +390,12 @@ impl CustomOp2 for PickedLogits {
         let mut out = vec![0.0; batch * sizes.logits()];
         out.par_chunks_mut(sizes.logits())
             .zip(qkv.par_chunks((self.0.prefix + sizes.patches) * 3 * sizes.width))
-            .zip(index.par_chunks(top_k.max(1)))
-            .try_for_each(|((out, qkv), index)| self.0.logits(&sizes, qkv, index, out))?;
+            .enumerate()
+            .try_for_each(|(image, (out, qkv))| {
+                // Not by chunks, of which there are none where nothing but the class token is asked for.
+                let index = &index[image * top_k..(image + 1) * top_k];
+                self.0.logits(&sizes, qkv, index, out)
+            })?;
         tensor(out, (batch, sizes.queries, sizes.heads, sizes.patches))
     }
 

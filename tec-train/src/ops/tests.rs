@@ -390,6 +390,9 @@ fn base_relation() {
             expected_index.to_vec2::<u32>().unwrap()
         );
         close("picked", &picked, &expected, 2e-6);
+        let (class, none) = super::base_relation(&qkv, 3, prefix, 0).unwrap();
+        assert_eq!(none.dims(), [3, 0]);
+        close("class token", &class, &expected.narrow(1, 0, 1).unwrap(), 2e-6);
     }
     assert!(super::base_relation(&values(&[3, 10, 36], 1), 3, 1, 10).is_err());
     assert!(super::base_relation(&(values(&[3, 10, 36], 1) * f64::NAN).unwrap(), 3, 1, 4).is_err());
