@@ -62,6 +62,8 @@ fn missing_arguments_are_named() {
         &["--base", "no base", "init.path"],
     );
     place.refuses(&mae("--max-steps 0"), USAGE, &["--max-steps 0", "at least 1"]);
+    place.refuses(&mae("--amp fp16"), USAGE, &["--amp", "none, bf16"]);
+    place.refuses(&mae("--set optimizer.amp=fp16"), USAGE, &["optimizer.amp", "fp16", "bf16"]);
 }
 
 #[test]
