@@ -63,7 +63,11 @@ fn missing_arguments_are_named() {
     );
     place.refuses(&mae("--max-steps 0"), USAGE, &["--max-steps 0", "at least 1"]);
     place.refuses(&mae("--amp fp16"), USAGE, &["--amp", "none, bf16"]);
-    place.refuses(&mae("--set optimizer.amp=fp16"), USAGE, &["optimizer.amp", "fp16", "bf16"]);
+    place.refuses(
+        &mae("--set optimizer.amp=fp16"),
+        USAGE,
+        &["optimizer.amp", "fp16", "bf16"],
+    );
 }
 
 #[test]
