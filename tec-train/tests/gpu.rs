@@ -9,7 +9,7 @@ use tec_core::philox::{Noise, Stream};
 use tec_train::{
     device::DeviceName,
     model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Params, Tec, TecConfig, Vit, VitConfig},
-    ops,
+    ops::{self, Amp},
     optim::{AdamW, AdamWConfig},
 };
 
@@ -113,15 +113,18 @@ fn base(device: &Device) -> Vit {
     Mae::new(mae_config(48, 3), 1, device).unwrap().encoder().unwrap()
 }
 
-fn tec(device: &Device) -> Tec {
-    let config = TecConfig {
+fn tec_config() -> TecConfig {
+    TecConfig {
         encoder: encoder(32, 2),
         base: BaseConfig { dim: 48, heads: 3 },
         decoder: decoder(),
         adapters: None,
         temperature: 1.8,
-    };
-    Tec::new(config, 7, device).unwrap()
+    }
+}
+
+fn tec(device: &Device) -> Tec {
+    Tec::new(tec_config(), 7, device).unwrap()
 }
 
 #[test]
@@ -158,6 +161,43 @@ fn a_new_model_has_the_cpu_s_losses_and_gradients() {
         assert!(difference(&cpu.0, &gpu.0) < 1e-5, "{:?} {:?}", cpu.0, gpu.0);
         compare(&cpu.1, &gpu.1, 1e-4);
     }
+}
+
+/// Rounding to 8 bits makes of a different order of sums, now and then, a neighbor.
+#[test]
+fn mixed_precision_has_the_cpu_s_losses_and_gradients() {
+    let of_mae = |device: &Device| {
+        let model = Mae::with_amp(mae_config(32, 2), 3, device, Amp::Bf16).unwrap();
+        let loss = model.loss(&images(device), &masks(device)).unwrap();
+        (flat(&loss), gradients(&loss, model.params()))
+    };
+    let of_tec = |device: &Device, checkpointing: bool| {
+        let config = mae_config(48, 3);
+        let base = Mae::new(config, 1, device)
+            .unwrap()
+            .encoder_with_amp(Amp::Bf16)
+            .unwrap();
+        let targets = base.targets(&images(device), 2, 5).unwrap();
+        let mut model = Tec::with_amp(tec_config(), 7, device, Amp::Bf16).unwrap();
+        model.set_grad_checkpointing(checkpointing);
+        let losses = model.losses(&images(device), &targets, &masks(device)).unwrap();
+        let values = [&losses.feature, &losses.relation].map(|loss| flat(loss)[0]);
+        (values.to_vec(), gradients(&losses.total, model.params()))
+    };
+    let devices = [Device::Cpu, gpu()];
+    for [cpu, gpu] in [
+        devices.each_ref().map(of_mae),
+        devices.each_ref().map(|device| of_tec(device, false)),
+        devices.each_ref().map(|device| of_tec(device, true)),
+    ] {
+        assert!(difference(&cpu.0, &gpu.0) < 2e-3, "{:?} {:?}", cpu.0, gpu.0);
+        compare(&cpu.1, &gpu.1, 2e-2);
+        let usable = |values: &Vec<f32>| values.iter().all(|v| v.is_finite()) && values.iter().any(|v| *v != 0.0);
+        assert!(gpu.1.values().all(usable));
+    }
+    let exact = Mae::new(mae_config(32, 2), 3, &devices[1]).unwrap();
+    let loss = exact.loss(&images(&devices[1]), &masks(&devices[1])).unwrap();
+    assert_ne!(flat(&loss), of_mae(&devices[1]).0, "nothing was rounded");
 }
 
 #[test]
@@ -249,7 +289,7 @@ fn operations_on_tokens_are_the_cpu_s() {
             ("narrow", x.narrow(2, 3, 7).unwrap().contiguous().unwrap()),
             (
                 "attention_of",
-                ops::attention_of(&visible, &values(5, &[BATCH, 37, 40], device), 2).unwrap(),
+                ops::attention_of(&visible, &values(5, &[BATCH, 37, 40], device), 2, Amp::None).unwrap(),
             ),
             (
                 "patchify",

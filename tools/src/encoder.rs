@@ -30,6 +30,7 @@ impl Unsaid {
             heads: self.heads,
             prefix: self.prefix.clone(),
             activation: self.activation,
+            ..LoadOptions::default()
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use tec_train::{
     Error, Result,
     device::DeviceName,
+    ops::Amp,
     pretrain::{self, Job, Summary},
     ranks::{self, Collective},
     recipe::{Method, Recipe, RecipeBuilder, named},
@@ -57,6 +58,9 @@ pub struct Args {
     /// Compute blocks again for their gradients instead of keeping what they computed, to need less memory
     #[arg(long)]
     grad_checkpointing: bool,
+    /// Mixed precision: products, and activations inside residual branches, in bf16, all else in f32 [default: none]
+    #[arg(long, value_parser = Amp::ALL.map(Amp::name))]
+    amp: Option<String>,
     /// Seed of weights, masks, augmentation and sample order
     #[arg(long)]
     seed: Option<u64>,
@@ -225,6 +229,9 @@ fn builder(args: &Args, stored: Option<&Path>) -> Result<RecipeBuilder> {
     }
     if args.grad_checkpointing {
         builder.set("optimizer.grad_checkpointing", true);
+    }
+    if let Some(amp) = &args.amp {
+        builder.set("optimizer.amp", amp.as_str());
     }
     for argument in &args.set {
         builder.set_argument(argument)?;

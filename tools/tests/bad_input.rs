@@ -62,6 +62,12 @@ fn missing_arguments_are_named() {
         &["--base", "no base", "init.path"],
     );
     place.refuses(&mae("--max-steps 0"), USAGE, &["--max-steps 0", "at least 1"]);
+    place.refuses(&mae("--amp fp16"), USAGE, &["--amp", "none, bf16"]);
+    place.refuses(
+        &mae("--set optimizer.amp=fp16"),
+        USAGE,
+        &["optimizer.amp", "fp16", "bf16"],
+    );
 }
 
 /// Many processes that know nothing of each other would all train the same run.

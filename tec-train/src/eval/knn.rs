@@ -230,7 +230,9 @@ fn nearest(queries: &[f32], train: &[f32], dim: usize, k: usize) -> Result<Vec<V
     for (number, chunk) in train.chunks(TRAIN_CHUNK * dim).enumerate() {
         let columns = chunk.len() / dim;
         let chunk = Tensor::from_slice(chunk, (columns, dim), &Device::Cpu)?;
-        let similarities: Vec<f32> = ops::linear(&queries, &chunk, None)?.flatten_all()?.to_vec1()?;
+        let similarities: Vec<f32> = ops::linear(&queries, &chunk, None, ops::Amp::None)?
+            .flatten_all()?
+            .to_vec1()?;
         let first = number * TRAIN_CHUNK;
         best.par_iter_mut()
             .zip(similarities.par_chunks_exact(columns))

@@ -6,7 +6,7 @@ use super::observer::{Observer, Site, Unobserved};
 use super::variant::{Activation, Variant};
 use crate::{
     Result,
-    ops::{self, BranchWeights, Middle},
+    ops::{self, Amp, BranchWeights, Middle},
 };
 
 /// Layer norms of blocks, encoders and decoders; the encoder adapter alone uses PyTorch's 1e-5.
@@ -26,6 +26,11 @@ pub(crate) enum Init {
 /// Where layers get their weights: fresh variables, or the tensors of a checkpoint.
 pub(crate) trait Weights {
     fn take(&mut self, name: String, shape: &[usize], init: Init) -> Result<Tensor>;
+
+    /// The arithmetic of the layers.
+    fn amp(&self) -> Amp {
+        Amp::None
+    }
 }
 
 /// A place in the tree of names.
@@ -52,6 +57,10 @@ impl<'a> Scope<'a> {
     pub(crate) fn take(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
         self.weights.take(format!("{}{name}", self.prefix), shape, init)
     }
+
+    fn amp(&self) -> Amp {
+        self.weights.amp()
+    }
 }
 
 /// `x Wᵀ + b`.
@@ -59,6 +68,7 @@ impl<'a> Scope<'a> {
 pub(crate) struct Linear {
     weight: Tensor,
     bias: Tensor,
+    amp: Amp,
 }
 
 impl Linear {
@@ -66,11 +76,12 @@ impl Linear {
         Ok(Self {
             weight: scope.take("weight", &[outputs, inputs], Init::Xavier)?,
             bias: scope.take("bias", &[outputs], Init::Zeros)?,
+            amp: scope.amp(),
         })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, Some(&self.bias))
+        ops::linear(x, &self.weight, Some(&self.bias), self.amp)
     }
 
     fn weights(&self) -> [Tensor; 2] {
@@ -80,7 +91,7 @@ impl Linear {
     /// Only the outputs from number `start` on, `len` of them.
     pub(crate) fn some_outputs(&self, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
         let (weight, bias) = (self.weight.narrow(0, start, len)?, self.bias.narrow(0, start, len)?);
-        ops::linear(x, &weight, Some(&bias))
+        ops::linear(x, &weight, Some(&bias), self.amp)
     }
 }
 
@@ -152,6 +163,7 @@ impl Mlp {
 #[derive(Clone)]
 struct Attention {
     heads: usize,
+    amp: Amp,
     qkv: Linear,
     proj: Linear,
 }
@@ -160,6 +172,7 @@ impl Attention {
     fn new(mut scope: Scope, dim: usize, heads: usize) -> Result<Self> {
         Ok(Self {
             heads,
+            amp: scope.amp(),
             qkv: Linear::new(scope.child("qkv"), dim, 3 * dim)?,
             proj: Linear::new(scope.child("proj"), dim, dim)?,
         })
@@ -168,7 +181,7 @@ impl Attention {
     fn observed(&self, x: &Tensor, block: usize, observer: &mut dyn Observer) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
         observer.observe(Site::Qkv, block, &qkv)?;
-        let x = ops::attention(&qkv, self.heads)?;
+        let x = ops::attention(&qkv, self.heads, self.amp)?;
         observer.observe(Site::Attention, block, &x)?;
         self.proj.forward(&x)
     }
@@ -230,6 +243,7 @@ impl Block {
             eps: self.norm1.eps,
             first: self.attn.qkv.weights(),
             second: self.attn.proj.weights(),
+            amp: self.attn.amp,
         };
         let heads = self.attn.heads;
         ops::branch(x, &weights, Middle::Attention { heads }, self.checkpoint)
@@ -244,6 +258,7 @@ impl Block {
                     eps: self.norm2.eps,
                     first: self.mlp.fc1.weights(),
                     second: self.mlp.fc2.weights(),
+                    amp: self.mlp.fc2.amp,
                 };
                 ops::branch(x, &weights, Middle::Gelu, self.checkpoint)
             }
@@ -276,7 +291,7 @@ impl Block {
         let (x, attended) = match wanted {
             None => {
                 let qkv = normed.map(|x| attn.qkv.forward(x))?;
-                (whole, ops::attention(&qkv, attn.heads)?)
+                (whole, ops::attention(&qkv, attn.heads, attn.amp)?)
             }
             Some(wanted) => {
                 let normed_wanted = ops::gather_tokens(&normed.map(|x| Ok(x.clone()))?, wanted)?;
@@ -284,7 +299,7 @@ impl Block {
                 let kv = normed.map(|x| attn.qkv.some_outputs(x, dim, 2 * dim))?;
                 (
                     ops::gather_tokens(&whole, wanted)?,
-                    ops::attention_of(&q, &kv, attn.heads)?,
+                    ops::attention_of(&q, &kv, attn.heads, attn.amp)?,
                 )
             }
         };
@@ -342,6 +357,7 @@ impl Tokens {
 pub(crate) struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
+    amp: Amp,
 }
 
 impl PatchEmbed {
@@ -351,11 +367,12 @@ impl PatchEmbed {
         Ok(Self {
             weight: scope.take("weight", &[dim, channels, patch, patch], Init::Xavier)?,
             bias: scope.take("bias", &[dim], Init::Zeros)?,
+            amp: scope.amp(),
         })
     }
 
     /// Patches `[B, n, C·p·p]`, channels first → tokens `[B, n, D]`.
     pub(crate) fn forward(&self, patches: &Tensor) -> Result<Tensor> {
-        ops::linear(patches, &self.weight.flatten_from(1)?, Some(&self.bias))
+        ops::linear(patches, &self.weight.flatten_from(1)?, Some(&self.bias), self.amp)
     }
 }

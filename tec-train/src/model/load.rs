@@ -9,7 +9,7 @@ use super::assembly::Assembly;
 use super::layers::{Init, Weights};
 use super::variant::Activation;
 use super::weights_file::WeightsFile;
-use crate::{Error, Result};
+use crate::{Error, Result, ops::Amp};
 
 /// How to read a checkpoint that does not say everything itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct LoadOptions {
     /// The MLPs' nonlinearity, which weights do not show unless it is gated. `None`: what the configuration says, or else
     /// the family's.
     pub activation: Option<Activation>,
+    /// The arithmetic of its products. Default: f32.
+    pub amp: Amp,
 }
 
 /// A parameter whose stored shape is not the model's.
@@ -103,15 +105,18 @@ pub(crate) struct PlannedWeights<'a> {
     assembly: &'a Assembly,
     file: &'a mut WeightsFile,
     device: &'a Device,
+    amp: Amp,
     taken: Vec<(String, Tensor)>,
 }
 
 impl<'a> PlannedWeights<'a> {
-    pub(crate) fn new(assembly: &'a Assembly, file: &'a mut WeightsFile, device: &'a Device) -> Self {
+    /// `amp` is for the layers, weights are f32.
+    pub(crate) fn new(assembly: &'a Assembly, file: &'a mut WeightsFile, device: &'a Device, amp: Amp) -> Self {
         Self {
             assembly,
             file,
             device,
+            amp,
             taken: Vec::new(),
         }
     }
@@ -123,6 +128,10 @@ impl<'a> PlannedWeights<'a> {
 }
 
 impl Weights for PlannedWeights<'_> {
+    fn amp(&self) -> Amp {
+        self.amp
+    }
+
     fn take(&mut self, name: String, shape: &[usize], _: Init) -> Result<Tensor> {
         let tensor = self.assembly.make(&name, self.file)?.to_device(self.device)?;
         if tensor.dims() != shape {

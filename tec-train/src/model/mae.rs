@@ -9,7 +9,10 @@ use super::masks::Masks;
 use super::params::{FreshParams, Params};
 use super::tec::embed_visible;
 use super::vit::{Vit, image_patches, with_class_token};
-use crate::{Result, ops};
+use crate::{
+    Result,
+    ops::{self, Amp},
+};
 
 /// A masked autoencoder in training (He et al., 2022). Parameter names are those of the published checkpoints.
 pub struct Mae {
@@ -32,10 +35,18 @@ impl Mae {
     /// # Errors
     /// [`crate::Error::Usage`] for an impossible geometry.
     pub fn new(config: MaeConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::with_amp(config, seed, device, Amp::None)
+    }
+
+    /// As [`Mae::new`], its products and the insides of its residual branches as `amp` says.
+    ///
+    /// # Errors
+    /// As [`Mae::new`].
+    pub fn with_amp(config: MaeConfig, seed: u64, device: &Device, amp: Amp) -> Result<Self> {
         config.validate()?;
         let (encoder, decoder) = (&config.encoder, &config.decoder);
         let dim = encoder.dim;
-        let mut fresh = FreshParams::new(seed, device);
+        let mut fresh = FreshParams::new(seed, device, amp);
         let positions = fresh.positions("pos_embed", dim, encoder.grid())?;
         let decoder_positions = fresh.positions("decoder_pos_embed", decoder.dim, encoder.grid())?;
 
@@ -139,7 +150,15 @@ impl Mae {
     /// # Errors
     /// [`crate::Error::File`] naming a weight that is no longer finite.
     pub fn encoder(&self) -> Result<Vit> {
-        Vit::from_state(self.params.state(), &self.config.encoder, self.cls_token.device())
+        self.encoder_with_amp(Amp::None)
+    }
+
+    /// As [`Mae::encoder`], its products and the insides of its residual branches as `amp` says: a base for training with it.
+    ///
+    /// # Errors
+    /// As [`Mae::encoder`].
+    pub fn encoder_with_amp(&self, amp: Amp) -> Result<Vit> {
+        Vit::from_state_with_amp(self.params.state(), &self.config.encoder, self.cls_token.device(), amp)
     }
 }
 

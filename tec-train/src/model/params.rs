@@ -9,7 +9,7 @@ use tec_core::philox::{Noise, Stream};
 use super::checkpoint::Checkpoint;
 use super::layers::{Init, Weights};
 use super::load::{LoadReport, MisShaped};
-use crate::{Error, Result};
+use crate::{Error, Result, ops::Amp};
 
 /// A model's state: trainable parameters in a fixed order, and the fixed tables that published checkpoints carry too.
 ///
@@ -155,14 +155,17 @@ pub(crate) fn finite(tensor: &Tensor, name: &str, source: &Path) -> Result<Tenso
 pub(crate) struct FreshParams<'a> {
     seed: u64,
     device: &'a Device,
+    amp: Amp,
     params: Params,
 }
 
 impl<'a> FreshParams<'a> {
-    pub(crate) fn new(seed: u64, device: &'a Device) -> Self {
+    /// `amp` is for the layers, parameters are f32.
+    pub(crate) fn new(seed: u64, device: &'a Device, amp: Amp) -> Self {
         Self {
             seed,
             device,
+            amp,
             params: Params {
                 trainable: Vec::new(),
                 fixed: Vec::new(),
@@ -185,6 +188,10 @@ impl<'a> FreshParams<'a> {
 }
 
 impl Weights for FreshParams<'_> {
+    fn amp(&self) -> Amp {
+        self.amp
+    }
+
     fn take(&mut self, name: String, shape: &[usize], init: Init) -> Result<Tensor> {
         let noise = Noise {
             seed: self.seed,
@@ -230,7 +237,7 @@ mod tests {
 
     fn fresh(seed: u64) -> Params {
         let device = Device::Cpu;
-        let mut fresh = FreshParams::new(seed, &device);
+        let mut fresh = FreshParams::new(seed, &device, Amp::None);
         fresh.take("first.weight".into(), &[64, 96], Init::Xavier).unwrap();
         fresh.take("second.weight".into(), &[64, 96], Init::Xavier).unwrap();
         fresh.take("token".into(), &[1, 1, 4096], Init::Token).unwrap();

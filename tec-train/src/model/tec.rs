@@ -9,7 +9,10 @@ use super::layers::{Block, Init, LayerNorm, Linear, Mlp, NORM_EPS, PatchEmbed, S
 use super::masks::Masks;
 use super::params::{FreshParams, Params};
 use super::vit::{Targets, Vit, image_patches, with_class_token};
-use crate::{Error, Result, ops};
+use crate::{
+    Error, Result,
+    ops::{self, Amp},
+};
 
 /// The losses of a batch; each a scalar with its gradient graph.
 #[derive(Debug, Clone)]
@@ -56,10 +59,18 @@ impl Tec {
     /// # Errors
     /// [`Error::Usage`] for an impossible geometry.
     pub fn new(config: TecConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::with_amp(config, seed, device, Amp::None)
+    }
+
+    /// As [`Tec::new`], its products and the insides of its residual branches as `amp` says.
+    ///
+    /// # Errors
+    /// As [`Tec::new`].
+    pub fn with_amp(config: TecConfig, seed: u64, device: &Device, amp: Amp) -> Result<Self> {
         config.validate()?;
         let (encoder, decoder) = (&config.encoder, &config.decoder);
         let dim = encoder.dim;
-        let mut fresh = FreshParams::new(seed, device);
+        let mut fresh = FreshParams::new(seed, device, amp);
         let positions = fresh.positions("pos_embed", dim, encoder.grid())?;
         let decoder_positions = fresh.positions("decoder_pos_embed", decoder.dim, encoder.grid())?;
 

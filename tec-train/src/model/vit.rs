@@ -16,7 +16,10 @@ use super::plan::{Origin, Plan};
 use super::variant::Variant;
 use super::weights_file::WeightsFile;
 use crate::data::Normalization;
-use crate::{Error, Result, ops};
+use crate::{
+    Error, Result,
+    ops::{self, Amp},
+};
 
 /// What the base says about a batch of whole images. Nothing here carries gradients.
 #[derive(Debug, Clone)]
@@ -68,8 +71,18 @@ impl Vit {
         Self::from_file(&mut file, options, device)
     }
 
-    /// The encoder of a model in training, its weights copied.
+    /// The encoder of a model in training, its weights copied; it computes in f32.
     pub(crate) fn from_state(state: Vec<(String, Tensor)>, config: &VitConfig, device: &Device) -> Result<Self> {
+        Self::from_state_with_amp(state, config, device, Amp::None)
+    }
+
+    /// As [`Vit::from_state`], its products and the insides of its residual branches as `amp` says.
+    pub(crate) fn from_state_with_amp(
+        state: Vec<(String, Tensor)>,
+        config: &VitConfig,
+        device: &Device,
+        amp: Amp,
+    ) -> Result<Self> {
         let tensors = state
             .into_iter()
             .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
@@ -77,6 +90,7 @@ impl Vit {
         let options = LoadOptions {
             heads: Some(config.heads),
             prefix: Some(String::new()),
+            amp,
             ..LoadOptions::default()
         };
         // Reading copies.
@@ -96,7 +110,7 @@ impl Vit {
             assembly,
         } = plan;
         let dim = config.dim;
-        let mut weights = PlannedWeights::new(&assembly, file, device);
+        let mut weights = PlannedWeights::new(&assembly, file, device, options.amp);
         let mut scope = Scope::root(&mut weights);
         let cls_token = scope.take("cls_token", &[1, 1, dim], Init::Token)?;
         let registers = match variant.registers {

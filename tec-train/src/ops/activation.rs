@@ -1,18 +1,18 @@
 //! GELU and the residual addition.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage};
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, backend::BackendStorage, bail};
 use rayon::prelude::*;
 
-use super::cpu::{floats, refused, rows_per_piece, tensor};
+use super::cpu::{floats, refused, rows_per_piece, tensor, tensor_of, values};
 #[cfg(feature = "cuda")]
 use super::gpu;
 use super::simd;
 #[cfg(feature = "cuda")]
 use crate::cuda::{Float, elementwise};
 
-/// GELU with the exact error function, `x (1 + erf(x / sqrt 2)) / 2`, element by element.
+/// GELU with the exact error function, `x (1 + erf(x / sqrt 2)) / 2`, element by element, in the type of `x`: f32 or bf16.
 pub fn gelu(x: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op1(Gelu)?)
 }
@@ -25,7 +25,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> crate::Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&y.contiguous()?, Add)?)
 }
 
-/// The gradient of `x` in [`gelu`], from that of its result.
+/// The gradient of `x` in [`gelu`], from that of its result, both of one type.
 pub fn gelu_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     x.apply_op2_no_bwd(grad, &GeluGradient)
 }
@@ -38,13 +38,13 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = floats(self.name(), storage, layout)?;
+        let x = values(self.name(), storage, layout)?;
         let (mut y, piece) = (vec![0.0; x.len()], rows_per_piece(1));
         y.par_chunks_mut(piece)
             .zip(x.par_chunks(piece))
             .try_for_each(|(y, x)| simd::gelu(x, y))
             .map_err(refused)?;
-        tensor(y, layout.shape())
+        tensor_of(storage.dtype(), y, layout.shape())
     }
 
     #[cfg(feature = "cuda")]
@@ -69,14 +69,14 @@ impl CustomOp2 for GeluGradient {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, grad) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (x, grad) = (values(self.name(), s1, l1)?, values(self.name(), s2, l2)?);
         let (mut grad_x, piece) = (vec![0.0; x.len()], rows_per_piece(1));
         grad_x
             .par_chunks_mut(piece)
             .zip(x.par_chunks(piece).zip(grad.par_chunks(piece)))
             .try_for_each(|(grad_x, (x, grad))| simd::gelu_backward(x, grad, grad_x))
             .map_err(refused)?;
-        tensor(grad_x, l1.shape())
+        tensor_of(s1.dtype(), grad_x, l1.shape())
     }
 
     #[cfg(feature = "cuda")]

@@ -1,15 +1,17 @@
 //! Multi-head attention, straight out of and into the projections' layouts.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage};
+use candle_core::CudaStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
+};
 use rayon::prelude::*;
 
-use super::cpu::{floats, refused, tensor};
+use super::cpu::{factor, refused, round, tensor, tensor_of};
 use super::gemm::{Matrix, MatrixMut};
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::simd;
+use super::{Amp, simd};
 #[cfg(feature = "cuda")]
 use crate::cuda::{
     Float,
@@ -17,26 +19,30 @@ use crate::cuda::{
 };
 
 /// Multi-head self-attention, `softmax(q k^T / sqrt(D / heads)) v`: `qkv` `[B, N, 3 D]` in the layout `[3][heads][D / heads]`
-/// gives `[B, N, D]` with the heads joined. The gradient recomputes the probabilities instead of keeping them.
+/// gives `[B, N, D]` with the heads joined, in the type of `qkv`, f32 or bf16. The gradient recomputes the probabilities instead
+/// of keeping them.
+///
+/// With mixed precision, and where `qkv` is bf16, the products' factors are rounded to bf16; sums and softmax are f32.
 ///
 /// # Errors
 /// A width that is not 3 times a multiple of `heads`.
-pub fn attention(qkv: &Tensor, heads: usize) -> crate::Result<Tensor> {
-    Ok(qkv.contiguous()?.apply_op1(Attention { heads })?)
+pub fn attention(qkv: &Tensor, heads: usize, amp: Amp) -> crate::Result<Tensor> {
+    Ok(qkv.contiguous()?.apply_op1(Attention { heads, amp })?)
 }
 
-/// Attention of some queries only: `q` `[B, R, D]` over keys and values `kv` `[B, N, 2 D]` gives `[B, R, D]`; else as
+/// Attention of some queries only: f32 `q` `[B, R, D]` over keys and values `kv` `[B, N, 2 D]` gives `[B, R, D]`; else as
 /// [`attention`]. Differentiable in both.
 ///
 /// # Errors
 /// Shapes that do not fit each other, a width that is not a multiple of `heads`.
-pub fn attention_of(q: &Tensor, kv: &Tensor, heads: usize) -> crate::Result<Tensor> {
-    Ok(q.contiguous()?.apply_op2(&kv.contiguous()?, AttentionOf { heads })?)
+pub fn attention_of(q: &Tensor, kv: &Tensor, heads: usize, amp: Amp) -> crate::Result<Tensor> {
+    Ok(q.contiguous()?
+        .apply_op2(&kv.contiguous()?, AttentionOf { heads, amp })?)
 }
 
-/// The gradient of `qkv` in [`attention`], from that of its result.
-pub fn gradient(qkv: &Tensor, grad: &Tensor, heads: usize) -> Result<Tensor> {
-    qkv.apply_op2_no_bwd(grad, &AttentionGradient { heads })
+/// The gradient of `qkv` in [`attention`], from that of its result, both of one type.
+pub fn gradient(qkv: &Tensor, grad: &Tensor, heads: usize, amp: Amp) -> Result<Tensor> {
+    qkv.apply_op2_no_bwd(grad, &AttentionGradient { heads, amp })
 }
 
 /// The sizes of the attention of one image.
@@ -49,10 +55,12 @@ struct Sizes {
     /// The width of one head.
     head: usize,
     scale: f32,
+    /// Of the products.
+    amp: Amp,
 }
 
 impl Sizes {
-    fn new(queries: usize, tokens: usize, width: usize, heads: usize) -> Result<Self> {
+    fn new(queries: usize, tokens: usize, width: usize, heads: usize, amp: Amp) -> Result<Self> {
         if heads == 0 || width == 0 || queries == 0 || tokens == 0 || !width.is_multiple_of(heads) {
             bail!("attention: {queries} queries and {tokens} tokens of width {width} are nothing for {heads} heads");
         }
@@ -63,20 +71,21 @@ impl Sizes {
             width,
             head,
             scale: (1.0 / (head as f64).sqrt()) as f32,
+            amp,
         })
     }
 
     /// Images and sizes from joined queries, keys and values `[B, N, 3 D]`.
-    fn joined(qkv: &Layout, heads: usize) -> Result<(usize, Self)> {
+    fn joined(qkv: &Layout, heads: usize, amp: Amp) -> Result<(usize, Self)> {
         let (batch, tokens, width) = qkv.shape().dims3()?;
         if width % 3 != 0 {
             bail!("attention: a width of {width} does not hold queries, keys and values");
         }
-        Ok((batch, Self::new(tokens, tokens, width / 3, heads)?))
+        Ok((batch, Self::new(tokens, tokens, width / 3, heads, amp)?))
     }
 
     /// Images and sizes from queries `[B, R, D]` and keys and values `[B, N, 2 D]`.
-    fn apart(q: &Layout, kv: &Layout, heads: usize) -> Result<(usize, Self)> {
+    fn apart(q: &Layout, kv: &Layout, heads: usize, amp: Amp) -> Result<(usize, Self)> {
         let ((batch, queries, width), (batches, tokens, double)) = (q.shape().dims3()?, kv.shape().dims3()?);
         if batch != batches || double != 2 * width {
             bail!(
@@ -85,10 +94,10 @@ impl Sizes {
                 kv.dims()
             );
         }
-        Ok((batch, Self::new(queries, tokens, width, heads)?))
+        Ok((batch, Self::new(queries, tokens, width, heads, amp)?))
     }
 
-    /// What launches of the attention kernels take, for values stored as `dtype` says: bf16 ones are for tensor cores.
+    /// What launches of the attention kernels take, for values stored as `dtype` says.
     #[cfg(feature = "cuda")]
     fn plan(&self, batch: usize, dtype: Float) -> Result<plans::Attention> {
         if self.head > MAX_HEAD_WIDTH {
@@ -99,7 +108,7 @@ impl Sizes {
         }
         Ok(plans::Attention {
             dtype,
-            compute: dtype,
+            compute: self.amp.float(),
             batch,
             heads: self.width / self.head,
             queries: self.queries,
@@ -121,6 +130,13 @@ impl Sizes {
         MatrixMut::new(values, self.queries, self.tokens, self.tokens)
     }
 
+    /// Makes values that were computed the factor of a product.
+    fn as_factor(&self, values: &mut [f32]) {
+        if self.amp == Amp::Bf16 {
+            round(values);
+        }
+    }
+
     /// The probabilities of one head; `scores` is scratch.
     fn probabilities(&self, q: Matrix, k: Matrix, scores: &mut [f32], probabilities: &mut [f32]) -> Result<()> {
         self.pairs_mut(scores)?.set_product(1.0, q, k.t())?;
@@ -132,6 +148,7 @@ impl Sizes {
         for start in (0..self.width).step_by(self.head) {
             let [q, k, v] = input.head(self, start)?;
             self.probabilities(q, k, scores, probabilities)?;
+            self.as_factor(probabilities);
             MatrixMut::new(&mut out[start..], self.queries, self.head, self.width)?.set_product(
                 1.0,
                 self.pairs(probabilities)?,
@@ -152,6 +169,8 @@ impl Sizes {
             let grad_scores = &mut *scores;
             simd::softmax_backward_rows(probabilities, grad_probabilities, self.tokens, self.scale, grad_scores)
                 .map_err(refused)?;
+            self.as_factor(grad_scores);
+            self.as_factor(probabilities);
             let products = [
                 (self.queries, self.pairs(grad_scores)?, k),
                 (self.tokens, self.pairs(grad_scores)?.t(), q),
@@ -211,6 +230,7 @@ impl Gradients<'_> {
 
 struct Attention {
     heads: usize,
+    amp: Amp,
 }
 
 impl CustomOp1 for Attention {
@@ -219,8 +239,8 @@ impl CustomOp1 for Attention {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, sizes) = Sizes::joined(layout, self.heads)?;
-        let qkv = floats(self.name(), storage, layout)?;
+        let (batch, sizes) = Sizes::joined(layout, self.heads, self.amp.of(storage.dtype()))?;
+        let qkv = factor(self.name(), storage, layout, sizes.amp)?;
         let image = sizes.tokens * sizes.width;
         let mut out = vec![0.0; batch * image];
         out.par_chunks_mut(image)
@@ -229,12 +249,12 @@ impl CustomOp1 for Attention {
                 || (sizes.square(), sizes.square()),
                 |(scores, probabilities), (out, qkv)| sizes.forward(Input::Joined(qkv), scores, probabilities, out),
             )?;
-        tensor(out, (batch, sizes.tokens, sizes.width))
+        tensor_of(storage.dtype(), out, (batch, sizes.tokens, sizes.width))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (batch, sizes) = Sizes::joined(layout, self.heads)?;
+        let (batch, sizes) = Sizes::joined(layout, self.heads, self.amp.of(storage.dtype()))?;
         let (float, qkv) = gpu::values(self.name(), storage, layout)?;
         let device = storage.device();
         let out = gpu::Output::new(device, float, batch * sizes.tokens * sizes.width)?;
@@ -247,12 +267,13 @@ impl CustomOp1 for Attention {
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        gradient(qkv, &grad.contiguous()?, self.heads).map(Some)
+        gradient(qkv, &grad.contiguous()?, self.heads, self.amp).map(Some)
     }
 }
 
 struct AttentionGradient {
     heads: usize,
+    amp: Amp,
 }
 
 impl CustomOp2 for AttentionGradient {
@@ -261,8 +282,11 @@ impl CustomOp2 for AttentionGradient {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, sizes) = Sizes::joined(l1, self.heads)?;
-        let (qkv, grad) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (batch, sizes) = Sizes::joined(l1, self.heads, self.amp.of(s1.dtype()))?;
+        let (qkv, grad) = (
+            factor(self.name(), s1, l1, sizes.amp)?,
+            factor(self.name(), s2, l2, sizes.amp)?,
+        );
         let image = sizes.tokens * sizes.width;
         let mut grad_qkv = vec![0.0; 3 * batch * image];
         grad_qkv
@@ -274,12 +298,12 @@ impl CustomOp2 for AttentionGradient {
                     sizes.backward(Input::Joined(qkv), grad, scratch, Gradients::Joined(grad_qkv))
                 },
             )?;
-        tensor(grad_qkv, l1.shape())
+        tensor_of(s1.dtype(), grad_qkv, l1.shape())
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (batch, sizes) = Sizes::joined(l1, self.heads)?;
+        let (batch, sizes) = Sizes::joined(l1, self.heads, self.amp.of(s1.dtype()))?;
         let ((float, qkv), (of_grad, grad)) = (gpu::values(self.name(), s1, l1)?, gpu::values(self.name(), s2, l2)?);
         if float != of_grad || l2.dims() != [batch, sizes.tokens, sizes.width] {
             bail!(
@@ -302,6 +326,7 @@ impl CustomOp2 for AttentionGradient {
 #[derive(Clone, Copy)]
 struct AttentionOf {
     heads: usize,
+    amp: Amp,
 }
 
 impl CustomOp2 for AttentionOf {
@@ -310,8 +335,11 @@ impl CustomOp2 for AttentionOf {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, sizes) = Sizes::apart(l1, l2, self.heads)?;
-        let (q, kv) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let (batch, sizes) = Sizes::apart(l1, l2, self.heads, self.amp)?;
+        let (q, kv) = (
+            factor(self.name(), s1, l1, sizes.amp)?,
+            factor(self.name(), s2, l2, sizes.amp)?,
+        );
         let (rows, image) = (sizes.queries * sizes.width, 2 * sizes.tokens * sizes.width);
         let mut out = vec![0.0; batch * rows];
         out.par_chunks_mut(rows)
@@ -327,7 +355,7 @@ impl CustomOp2 for AttentionOf {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (batch, sizes) = Sizes::apart(l1, l2, self.heads)?;
+        let (batch, sizes) = Sizes::apart(l1, l2, self.heads, self.amp)?;
         let (q, kv) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
         let (device, plan) = (s1.device(), sizes.plan(batch, Float::F32)?);
         let out = gpu::Output::floats(device, batch * sizes.queries * sizes.width)?;
@@ -363,9 +391,12 @@ impl CustomOp3 for AttentionOfGradient {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (_, sizes) = Sizes::apart(l1, l2, self.0.heads)?;
-        let (q, kv) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
-        let grad = floats(self.name(), s3, l3)?;
+        let (_, sizes) = Sizes::apart(l1, l2, self.0.heads, self.0.amp)?;
+        let (q, kv) = (
+            factor(self.name(), s1, l1, sizes.amp)?,
+            factor(self.name(), s2, l2, sizes.amp)?,
+        );
+        let grad = factor(self.name(), s3, l3, sizes.amp)?;
         let (rows, image) = (sizes.queries * sizes.width, 2 * sizes.tokens * sizes.width);
         let mut grads = vec![0.0; q.len() + kv.len()];
         let (grad_q, grad_kv) = grads.split_at_mut(q.len());
@@ -394,7 +425,7 @@ impl CustomOp3 for AttentionOfGradient {
         s3: &CudaStorage,
         l3: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (batch, sizes) = Sizes::apart(l1, l2, self.0.heads)?;
+        let (batch, sizes) = Sizes::apart(l1, l2, self.0.heads, self.0.amp)?;
         let (q, kv) = (gpu::floats(self.name(), s1, l1)?, gpu::floats(self.name(), s2, l2)?);
         let grad = gpu::floats(self.name(), s3, l3)?;
         let (device, plan) = (s1.device(), sizes.plan(batch, Float::F32)?);

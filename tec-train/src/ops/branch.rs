@@ -12,11 +12,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
 
-use super::cpu::{floats, tensor, with_floats};
+use super::cpu::{floats, tensor, with_factor, with_floats};
 use super::gemm::{Matrix, product_onto};
 #[cfg(feature = "cuda")]
 use super::gpu::{self, Operand, Product};
-use super::{activation, attention, linear, norm};
+use super::{Amp, activation, attention, linear, norm};
 use crate::Error;
 #[cfg(feature = "cuda")]
 use crate::cuda::Float;
@@ -44,6 +44,8 @@ pub struct BranchWeights {
     pub first: [Tensor; 2],
     /// Weight `[D, M]` and bias `[D]` of the second.
     pub second: [Tensor; 2],
+    /// Whether what is inside, and its gradients, are bf16; tokens, result and gradients of weights are f32 either way.
+    pub amp: Amp,
 }
 
 /// `x + second(middle(first(norm(x))))`: tokens `x` `[B, N, D]` → `[B, N, D]`. Differentiable in `x` and all weights, by
@@ -120,14 +122,16 @@ impl BranchWeights {
             eps: self.eps,
             first: detached(&self.first),
             second: detached(&self.second),
+            amp: self.amp,
         }
     }
 
     fn inside(&self, x: &Tensor, middle: Middle) -> crate::Result<Inside> {
-        let normed = norm::layer_norm(x, &self.norm[0], &self.norm[1], self.eps)?;
-        let first = linear::linear(&normed, &self.first[0], Some(&self.first[1]))?;
+        let amp = self.amp;
+        let normed = norm::layer_norm_as(amp.dtype(), x, &self.norm[0], &self.norm[1], self.eps)?;
+        let first = linear::linear(&normed, &self.first[0], Some(&self.first[1]), amp)?;
         let middle = match middle {
-            Middle::Attention { heads } => attention::attention(&first, heads)?,
+            Middle::Attention { heads } => attention::attention(&first, heads, amp)?,
             Middle::Gelu => activation::gelu(&first)?,
         };
         Ok(Inside { normed, first, middle })
@@ -188,17 +192,19 @@ impl Branch {
             middle,
         } = inside;
 
-        let grad_middle = linear::input_gradient(grad, &w.second[0])?;
-        gather(second, || linear::weight_gradients(grad, &middle))?;
-        drop(middle);
+        let amp = w.amp;
+        let rounded = amp.rounded(grad)?;
+        let grad_middle = linear::input_gradient(&rounded, &w.second[0], amp.dtype(), amp)?;
+        gather(second, || linear::weight_gradients(&rounded, grad, &middle, amp))?;
+        drop((middle, rounded));
         let grad_h = match self.middle {
-            Middle::Attention { heads } => attention::gradient(&h, &grad_middle, heads)?,
+            Middle::Attention { heads } => attention::gradient(&h, &grad_middle, heads, amp)?,
             Middle::Gelu => activation::gelu_gradient(&h, &grad_middle)?,
         };
         drop((h, grad_middle));
-        gather(first, || linear::weight_gradients(&grad_h, &normed))?;
+        gather(first, || linear::weight_gradients(&grad_h, &grad_h, &normed, amp))?;
         drop(normed);
-        let grad_normed = linear::input_gradient(&grad_h, &w.first[0])?;
+        let grad_normed = linear::input_gradient(&grad_h, &w.first[0], amp.dtype(), amp)?;
         drop(grad_h);
         Ok(norm::gradients(x, &w.norm[0], &grad_normed, w.eps, Some(grad))?)
     }
@@ -238,8 +244,9 @@ impl CustomOp3 for Branch {
         let x = floats(self.name(), s1, l1)?;
         let [weight, bias] = &self.weights.second;
         let (outputs, inputs) = self.second_sizes(l1)?;
-        let sum = with_floats(self.name(), &inside.middle, |middle| {
-            with_floats(self.name(), weight, |weight| {
+        let amp = self.weights.amp;
+        let sum = with_factor(self.name(), &inside.middle, amp, |middle| {
+            with_factor(self.name(), weight, amp, |weight| {
                 with_floats(self.name(), bias, |bias| {
                     let rows = x.len() / outputs.max(1);
                     let (a, b) = (

@@ -1,58 +1,78 @@
 //! The linear layer.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage};
+use candle_core::CudaStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
+};
 use rayon::prelude::*;
 
-use super::cpu::{floats, rows_per_piece, tensor};
+use super::cpu::{factor, floats, round, rows_per_piece, tensor, tensor_of, values};
 use super::gemm::{Matrix, product};
 #[cfg(feature = "cuda")]
 use super::gpu::{self, Operand, Product};
-use super::simd;
+use super::{Amp, simd};
 #[cfg(feature = "cuda")]
 use crate::cuda::{Float, norm};
 
-/// `x weight^T + bias`: `x` [.., K], `weight` `[M, K]`, `bias` `[M]` gives [.., M]. Differentiable in all three.
+/// `x weight^T + bias`: `x` [.., K], f32 `weight` `[M, K]` and `bias` `[M]` give [.., M] in the type of `x`, f32 or bf16.
+/// Differentiable in all three.
+///
+/// With mixed precision, and where `x` is bf16, the factors are rounded to bf16 and summed in f32; likewise in the gradients.
 ///
 /// # Errors
 /// Shapes that do not fit each other.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> crate::Result<Tensor> {
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, amp: Amp) -> crate::Result<Tensor> {
+    let (x, weight, op) = (x.contiguous()?, weight.contiguous()?, Linear { amp });
     Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear)?,
-        None => x.apply_op2(&weight, Linear)?,
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
+        None => x.apply_op2(&weight, op)?,
     })
 }
 
-/// The gradient of `x` in [`linear`], from that of its result, which is contiguous.
-pub fn input_gradient(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    grad.apply_op2_no_bwd(weight, &InputGradient)
+/// The gradient of `x` in [`linear`], of its type `dtype`, from that of its result, which is contiguous.
+pub fn input_gradient(grad: &Tensor, weight: &Tensor, dtype: DType, amp: Amp) -> Result<Tensor> {
+    grad.apply_op2_no_bwd(weight, &InputGradient { dtype, amp })
 }
 
-/// The gradients of weight and bias in [`linear`], from that of its result, which is contiguous.
-pub fn weight_gradients(grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
+/// The f32 gradients of weight and bias in [`linear`], from that of its result, which is contiguous: the weight's from `grad`,
+/// the bias' from `exact`, the same before it was rounded.
+pub fn weight_gradients(grad: &Tensor, exact: &Tensor, x: &Tensor, amp: Amp) -> Result<[Tensor; 2]> {
     Ok([
-        grad.apply_op2_no_bwd(x, &WeightGradient)?,
-        grad.apply_op1_no_bwd(&ColumnSums)?,
+        grad.apply_op2_no_bwd(x, &WeightGradient { amp })?,
+        exact.apply_op1_no_bwd(&ColumnSums)?,
     ])
 }
 
-struct Linear;
+struct Linear {
+    amp: Amp,
+}
 
 impl Linear {
     fn forward(
+        &self,
         x: (&CpuStorage, &Layout),
         weight: (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
         let ([rows, inputs, outputs], shape) = Self::sizes(x.1, weight.1)?;
-        let (x, weight) = (floats("linear", x.0, x.1)?, floats("linear", weight.0, weight.1)?);
-        let (a, b) = (
-            Matrix::new(x, rows, inputs, inputs)?,
-            Matrix::new(weight, outputs, inputs, inputs)?.t(),
+        let dtype = x.0.dtype();
+        let amp = self.amp.of(dtype);
+        let (x, weight) = (
+            factor("linear", x.0, x.1, amp)?,
+            factor("linear", weight.0, weight.1, amp)?,
         );
-        tensor(product(bias, a, b)?, shape)
+        let (a, b) = (
+            Matrix::new(&x, rows, inputs, inputs)?,
+            Matrix::new(&weight, outputs, inputs, inputs)?.t(),
+        );
+        // The GPU's product adds a bias of its result's type.
+        let rounded = bias.filter(|_| dtype == DType::BF16).map(|bias| {
+            let mut bias = bias.to_vec();
+            round(&mut bias);
+            bias
+        });
+        tensor_of(dtype, product(rounded.as_deref().or(bias), a, b)?, shape)
     }
 
     /// Rows, inputs, outputs and the result's shape.
@@ -73,15 +93,18 @@ impl Linear {
 
     #[cfg(feature = "cuda")]
     fn forward_gpu(
+        &self,
         x: (&CudaStorage, &Layout),
         weight: (&CudaStorage, &Layout),
         bias: Option<u64>,
     ) -> Result<(CudaStorage, Shape)> {
         let ([rows, inputs, outputs], shape) = Self::sizes(x.1, weight.1)?;
         let device = x.0.device();
+        let factors = self.amp.of(x.0.dtype()).float();
         let (float, x) = gpu::values("linear", x.0, x.1)?;
+        let x = gpu::factor(device, (float, x), rows * inputs, factors)?;
         let weight = gpu::floats("linear", weight.0, weight.1)?;
-        let weight = gpu::converted(device, weight, outputs * inputs, float)?;
+        let weight = gpu::converted(device, weight, outputs * inputs, factors)?;
         let bias = bias
             .map(|bias| gpu::converted(device, bias, outputs, float))
             .transpose()?;
@@ -90,8 +113,8 @@ impl Linear {
             rows,
             columns: outputs,
             inner: inputs,
-            a: Operand::new((float, x)),
-            b: Operand::new((float, weight.address())).t(),
+            a: Operand::new((factors, x.address())),
+            b: Operand::new((factors, weight.address())).t(),
             out: (float, out.address(device)),
             bias: bias.as_ref().map(gpu::Converted::address),
             add: None,
@@ -101,11 +124,15 @@ impl Linear {
     }
 
     /// The gradients that somebody asks for.
-    fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad_x = x.track_op().then(|| input_gradient(grad, weight)).transpose()?;
+    fn backward(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let amp = self.amp;
+        let grad_x = x
+            .track_op()
+            .then(|| input_gradient(grad, weight, x.dtype(), amp))
+            .transpose()?;
         let grad_weight = weight
             .track_op()
-            .then(|| grad.apply_op2_no_bwd(x, &WeightGradient))
+            .then(|| grad.apply_op2_no_bwd(x, &WeightGradient { amp }))
             .transpose()?;
         Ok((grad_x, grad_weight))
     }
@@ -117,16 +144,16 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        Self::forward((s1, l1), (s2, l2), None)
+        self.forward((s1, l1), (s2, l2), None)
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
-        Self::forward_gpu((s1, l1), (s2, l2), None)
+        self.forward_gpu((s1, l1), (s2, l2), None)
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Self::backward(x, weight, &grad.contiguous()?)
+        self.backward(x, weight, &grad.contiguous()?)
     }
 }
 
@@ -144,7 +171,7 @@ impl CustomOp3 for Linear {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((s1, l1), (s2, l2), Some(floats("linear", s3, l3)?))
+        self.forward((s1, l1), (s2, l2), Some(floats("linear", s3, l3)?))
     }
 
     #[cfg(feature = "cuda")]
@@ -157,7 +184,7 @@ impl CustomOp3 for Linear {
         s3: &CudaStorage,
         l3: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        Self::forward_gpu((s1, l1), (s2, l2), Some(gpu::floats("linear", s3, l3)?))
+        self.forward_gpu((s1, l1), (s2, l2), Some(gpu::floats("linear", s3, l3)?))
     }
 
     fn bwd(
@@ -169,7 +196,7 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (grad_x, grad_weight) = Self::backward(x, weight, &grad)?;
+        let (grad_x, grad_weight) = self.backward(x, weight, &grad)?;
         let grad_bias = bias
             .track_op()
             .then(|| grad.apply_op1_no_bwd(&ColumnSums))
@@ -179,7 +206,11 @@ impl CustomOp3 for Linear {
 }
 
 /// `grad weight`: the gradient [.., K] of the input from `grad` [.., M] and `weight` `[M, K]`.
-struct InputGradient;
+struct InputGradient {
+    /// Of the result.
+    dtype: DType,
+    amp: Amp,
+}
 
 impl CustomOp2 for InputGradient {
     fn name(&self) -> &'static str {
@@ -193,12 +224,13 @@ impl CustomOp2 for InputGradient {
             *last = inputs;
         }
         let rows: usize = shape.iter().rev().skip(1).product();
-        let (grad, weight) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let amp = self.amp.of(s1.dtype());
+        let (grad, weight) = (factor(self.name(), s1, l1, amp)?, factor(self.name(), s2, l2, amp)?);
         let (a, b) = (
-            Matrix::new(grad, rows, outputs, outputs)?,
-            Matrix::new(weight, outputs, inputs, inputs)?,
+            Matrix::new(&grad, rows, outputs, outputs)?,
+            Matrix::new(&weight, outputs, inputs, inputs)?,
         );
-        tensor(product(None, a, b)?, shape)
+        tensor_of(self.dtype, product(None, a, b)?, shape)
     }
 
     #[cfg(feature = "cuda")]
@@ -210,15 +242,16 @@ impl CustomOp2 for InputGradient {
         }
         shape.splice(shape.len() - 1.., [inputs]);
         let device = s1.device();
-        let (float, grad) = gpu::values(self.name(), s1, l1)?;
-        let weight = gpu::converted(device, gpu::floats(self.name(), s2, l2)?, outputs * inputs, float)?;
+        let (factors, float) = (self.amp.of(s1.dtype()).float(), gpu::float(self.dtype)?);
+        let grad = gpu::factor(device, gpu::values(self.name(), s1, l1)?, rows * outputs, factors)?;
+        let weight = gpu::converted(device, gpu::floats(self.name(), s2, l2)?, outputs * inputs, factors)?;
         let out = gpu::Output::new(device, float, rows * inputs)?;
         let product = Product {
             rows,
             columns: inputs,
             inner: outputs,
-            a: Operand::new((float, grad)),
-            b: Operand::new((float, weight.address())),
+            a: Operand::new((factors, grad.address())),
+            b: Operand::new((factors, weight.address())),
             out: (float, out.address(device)),
             bias: None,
             add: None,
@@ -228,8 +261,17 @@ impl CustomOp2 for InputGradient {
     }
 }
 
-/// `grad^T x`: the gradient `[M, K]` of the weight from `grad` [.., M] and `x` [.., K].
-struct WeightGradient;
+/// `grad^T x`: the f32 gradient `[M, K]` of the weight from `grad` [.., M] and `x` [.., K].
+struct WeightGradient {
+    amp: Amp,
+}
+
+impl WeightGradient {
+    /// The arithmetic for a gradient and inputs of these types.
+    fn factors(&self, grad: DType, x: DType) -> Amp {
+        self.amp.of(grad).of(x)
+    }
+}
 
 impl CustomOp2 for WeightGradient {
     fn name(&self) -> &'static str {
@@ -237,13 +279,14 @@ impl CustomOp2 for WeightGradient {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (grad, x) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
+        let amp = self.factors(s1.dtype(), s2.dtype());
+        let (grad, x) = (factor(self.name(), s1, l1, amp)?, factor(self.name(), s2, l2, amp)?);
         let last = |layout: &Layout| layout.dims().last().copied().unwrap_or(0);
         let (outputs, inputs) = (last(l1), last(l2));
         let rows: usize = l1.dims().iter().rev().skip(1).product();
         let (a, b) = (
-            Matrix::new(grad, rows, outputs, outputs)?.t(),
-            Matrix::new(x, rows, inputs, inputs)?,
+            Matrix::new(&grad, rows, outputs, outputs)?.t(),
+            Matrix::new(&x, rows, inputs, inputs)?,
         );
         tensor(product(None, a, b)?, (outputs, inputs))
     }
@@ -253,23 +296,19 @@ impl CustomOp2 for WeightGradient {
         let last = |layout: &Layout| layout.dims().last().copied().unwrap_or(0);
         let (outputs, inputs) = (last(l1), last(l2));
         let rows = l1.shape().elem_count() / outputs.max(1);
-        let ((float, grad), (of_x, x)) = (gpu::values(self.name(), s1, l1)?, gpu::values(self.name(), s2, l2)?);
-        if float != of_x || rows * inputs != l2.shape().elem_count() {
-            bail!(
-                "{}: {:?} {float:?} and {:?} {of_x:?} do not fit",
-                self.name(),
-                l1.dims(),
-                l2.dims()
-            );
+        if rows * inputs != l2.shape().elem_count() {
+            bail!("{}: {:?} and {:?} do not fit", self.name(), l1.dims(), l2.dims());
         }
-        let device = s1.device();
+        let (device, factors) = (s1.device(), self.factors(s1.dtype(), s2.dtype()).float());
+        let grad = gpu::factor(device, gpu::values(self.name(), s1, l1)?, rows * outputs, factors)?;
+        let x = gpu::factor(device, gpu::values(self.name(), s2, l2)?, rows * inputs, factors)?;
         let out = gpu::Output::floats(device, outputs * inputs)?;
         let product = Product {
             rows: outputs,
             columns: inputs,
             inner: rows,
-            a: Operand::new((float, grad)).t(),
-            b: Operand::new((float, x)),
+            a: Operand::new((factors, grad.address())).t(),
+            b: Operand::new((factors, x.address())),
             out: (Float::F32, out.address(device)),
             bias: None,
             add: None,
@@ -279,7 +318,7 @@ impl CustomOp2 for WeightGradient {
     }
 }
 
-/// The sums `[M]` of the columns of [.., M]: by pieces of rows, then over the pieces in their order.
+/// The f32 sums `[M]` of the columns of [.., M]: by pieces of rows, then over the pieces in their order.
 struct ColumnSums;
 
 impl CustomOp1 for ColumnSums {
@@ -288,7 +327,7 @@ impl CustomOp1 for ColumnSums {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = floats(self.name(), storage, layout)?;
+        let values = values(self.name(), storage, layout)?;
         let columns = layout.dims().last().copied().unwrap_or(0);
         let mut sums = vec![0.0; columns];
         if columns > 0 {

@@ -1,11 +1,13 @@
 //! The differentiable operations of training, on candle tensors.
 //!
-//! B images, N tokens, L patches, D width, T base width, K selected queries. Tensors are f32, indices u32, all on one device.
+//! B images, N tokens, L patches, D width, T base width, K selected queries. Tensors are f32, or inside residual branches what
+//! [`Amp`] says; indices are u32, all on one device.
 //! Each operation is one candle custom operation with its gradient: on the CPU it runs the functions of `tec-core` on all
 //! threads of the current rayon pool, over pieces of work whose size does not depend on the number of threads, so that
 //! results do not either. Gradients are custom operations too, so that another device implements both in the same way.
 
 mod activation;
+mod amp;
 mod attention;
 mod branch;
 #[cfg(test)]
@@ -27,6 +29,7 @@ mod tests;
 mod tokens;
 
 pub use activation::{add, gelu};
+pub use amp::Amp;
 pub use attention::{attention, attention_of};
 pub use branch::{BranchWeights, Middle, backward, branch};
 pub use linear::linear;

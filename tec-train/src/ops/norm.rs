@@ -1,27 +1,34 @@
 //! Layer normalization.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
 use rayon::prelude::*;
 
-use super::cpu::{floats, refused, rows_per_piece, tensor, with_floats};
+use super::cpu::{floats, refused, rows_per_piece, tensor, tensor_of, values, with_floats};
 #[cfg(feature = "cuda")]
 use super::gpu;
 use super::simd;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Float, norm};
+use crate::cuda::norm;
 
 /// Layer normalization over the last axis (biased variance): `x` [.., D], `weight` and `bias` `[D]`. Differentiable in all three.
 ///
 /// # Errors
 /// Shapes that do not fit each other, D = 0.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> crate::Result<Tensor> {
-    Ok(x.contiguous()?
-        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })?)
+    layer_norm_as(DType::F32, x, weight, bias, eps)
 }
 
-/// The gradients of x, weight and bias in [`layer_norm`], from that of its result; `residual` is added to that of x.
+/// As [`layer_norm`], with a result of type `dtype`: f32 or bf16.
+pub fn layer_norm_as(dtype: DType, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> crate::Result<Tensor> {
+    let op = LayerNorm { eps, dtype };
+    Ok(x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+/// The f32 gradients of x, weight and bias in [`layer_norm_as`], from that of its result, which has its type; `residual` is added
+/// to that of x.
 pub fn gradients(
     x: &Tensor,
     weight: &Tensor,
@@ -41,6 +48,8 @@ pub fn gradients(
 
 struct LayerNorm {
     eps: f32,
+    /// Of the result.
+    dtype: DType,
 }
 
 /// D, where `x` is [.., D] and the weight `[D]`.
@@ -77,7 +86,7 @@ impl CustomOp3 for LayerNorm {
             .zip(x.par_chunks(piece))
             .try_for_each(|(y, x)| simd::layer_norm_rows(x, weight, bias, self.eps, y))
             .map_err(refused)?;
-        tensor(y, l1.shape())
+        tensor_of(self.dtype, y, l1.shape())
     }
 
     #[cfg(feature = "cuda")]
@@ -93,7 +102,7 @@ impl CustomOp3 for LayerNorm {
         let width = width(l1, l2)?;
         let x = gpu::floats(self.name(), s1, l1)?;
         let (weight, bias) = (gpu::floats(self.name(), s2, l2)?, gpu::floats(self.name(), s3, l3)?);
-        let (device, n, float) = (s1.device(), l1.shape().elem_count(), Float::F32);
+        let (device, n, float) = (s1.device(), l1.shape().elem_count(), gpu::float(self.dtype)?);
         let y = gpu::Output::new(device, float, n)?;
         let plan = norm::layer_norm(float, x, weight, bias, y.address(device), n / width, width, self.eps);
         gpu::launch(device, &plan)?;
@@ -137,16 +146,16 @@ impl CustomOp3 for LayerNormGradient {
     ) -> Result<(CpuStorage, Shape)> {
         width(l1, l2)?;
         let (x, weight) = (floats(self.name(), s1, l1)?, floats(self.name(), s2, l2)?);
-        let grad = floats(self.name(), s3, l3)?;
+        let grad = values(self.name(), s3, l3)?;
         let grads = match &self.residual {
-            None => self.compute(x, weight, grad, None)?,
+            None => self.compute(x, weight, &grad, None)?,
             Some(residual) if residual.dims() != l1.dims() => bail!(
                 "layer_norm gradient: {:?} is no residual of {:?}",
                 residual.dims(),
                 l1.dims()
             ),
             Some(residual) => with_floats(self.name(), residual, |residual| {
-                self.compute(x, weight, grad, Some(residual))
+                self.compute(x, weight, &grad, Some(residual))
             })?,
         };
         let len = grads.len();

@@ -1,10 +1,11 @@
 //! Every operation against candle's own differentiable operations, values and gradients.
 
+mod amp;
 mod branch;
 
 use candle_core::{Device, Result, Tensor, Var};
 
-use super::{PatchOrder, composed};
+use super::{Amp, PatchOrder, composed};
 
 const CPU: Device = Device::Cpu;
 
@@ -128,13 +129,13 @@ fn linear() {
         compare(
             "linear",
             &args,
-            |x| super::linear(&x[0], &x[1], Some(&x[2])),
+            |x| super::linear(&x[0], &x[1], Some(&x[2]), Amp::None),
             |x| composed::linear(&x[0], &x[1], Some(&x[2])),
         );
         compare(
             "linear without bias",
             &args[..2],
-            |x| super::linear(&x[0], &x[1], None),
+            |x| super::linear(&x[0], &x[1], None, Amp::None),
             |x| composed::linear(&x[0], &x[1], None),
         );
     }
@@ -146,21 +147,26 @@ fn linear_agrees_with_core() {
     let mut expected = vec![0.0; 55];
     tec_core::linear::linear(&flat(&x), 37, &flat(&w), Some(&flat(&b)), &mut expected).unwrap();
     let expected = Tensor::from_vec(expected, (5, 11), &CPU).unwrap();
-    close("linear", &super::linear(&x, &w, Some(&b)).unwrap(), &expected, 1e-6);
+    close(
+        "linear",
+        &super::linear(&x, &w, Some(&b), Amp::None).unwrap(),
+        &expected,
+        1e-6,
+    );
 }
 
 #[test]
 fn linear_refuses_other_shapes() {
     let (x, w, b) = (values(&[5, 37], 1), values(&[11, 36], 2), values(&[11], 3));
-    assert!(super::linear(&x, &w, Some(&b)).is_err());
-    assert!(super::linear(&x, &values(&[11, 37], 1), Some(&values(&[10], 1))).is_err());
+    assert!(super::linear(&x, &w, Some(&b), Amp::None).is_err());
+    assert!(super::linear(&x, &values(&[11, 37], 1), Some(&values(&[10], 1)), Amp::None).is_err());
 }
 
 #[test]
 fn linear_gives_no_gradient_to_constants() {
     let weight = Var::from_tensor(&values(&[4, 6], 1)).unwrap();
     let x = values(&[3, 6], 2);
-    let grads = super::linear(&x, &weight, None)
+    let grads = super::linear(&x, &weight, None, Amp::None)
         .unwrap()
         .sum_all()
         .unwrap()
@@ -211,7 +217,7 @@ fn attention() {
         let qkv = [(values(&[batch, tokens, 3 * heads * head], 1) * 3.0).unwrap()];
         if tokens == 1 {
             // Queries and keys of a single token have no gradient, values do.
-            let (_, grads) = value_and_gradients(|x| super::attention(&x[0], heads), &qkv, false);
+            let (_, grads) = value_and_gradients(|x| super::attention(&x[0], heads, Amp::None), &qkv, false);
             let grad = flat(&grads[0]);
             assert!(grad[..8].iter().all(|&v| v == 0.0) && grad[8..].iter().all(|&v| v != 0.0));
             continue;
@@ -219,12 +225,12 @@ fn attention() {
         compare(
             "attention",
             &qkv,
-            |x| super::attention(&x[0], heads),
+            |x| super::attention(&x[0], heads, Amp::None),
             |x| composed::attention(&x[0], heads),
         );
     }
-    assert!(super::attention(&values(&[1, 2, 12], 1), 3).is_err());
-    assert!(super::attention(&values(&[1, 2, 12], 1), 0).is_err());
+    assert!(super::attention(&values(&[1, 2, 12], 1), 3, Amp::None).is_err());
+    assert!(super::attention(&values(&[1, 2, 12], 1), 0, Amp::None).is_err());
 }
 
 #[test]
@@ -237,14 +243,14 @@ fn attention_of_some_queries() {
         compare(
             "attention_of",
             &args,
-            |x| super::attention_of(&x[0], &x[1], heads),
+            |x| super::attention_of(&x[0], &x[1], heads, Amp::None),
             |x| composed::attention_of(&x[0], &x[1], heads),
         );
     }
     let (q, kv) = (values(&[2, 5, 12], 1), values(&[2, 7, 24], 2));
-    assert!(super::attention_of(&q, &kv, 5).is_err());
-    assert!(super::attention_of(&q, &q, 3).is_err());
-    assert!(super::attention_of(&q, &values(&[1, 7, 24], 2), 3).is_err());
+    assert!(super::attention_of(&q, &kv, 5, Amp::None).is_err());
+    assert!(super::attention_of(&q, &q, 3, Amp::None).is_err());
+    assert!(super::attention_of(&q, &values(&[1, 7, 24], 2), 3, Amp::None).is_err());
 }
 
 #[test]
@@ -252,7 +258,7 @@ fn attention_gradient_agrees_with_differences() {
     let qkv = values(&[1, 5, 12], 7);
     let upstream = values(&[1, 5, 4], 8);
     let weighted = |qkv: &Tensor| {
-        (super::attention(qkv, 2).unwrap() * &upstream)
+        (super::attention(qkv, 2, Amp::None).unwrap() * &upstream)
             .unwrap()
             .sum_all()
             .unwrap()

@@ -78,6 +78,7 @@ impl Setup {
                     heads: recipe.base.heads,
                     prefix: recipe.base.prefix.clone(),
                     activation: recipe.base.activation,
+                    amp: recipe.optimizer.amp,
                 },
                 device,
             )?),
@@ -169,12 +170,12 @@ impl Setup {
         let (o, seed) = (&self.recipe.optimizer, self.recipe.seed);
         match self.recipe.method {
             Method::Tec => {
-                let mut model = Tec::new(self.tec_config()?, seed, &self.device)?;
+                let mut model = Tec::with_amp(self.tec_config()?, seed, &self.device, o.amp)?;
                 model.set_grad_checkpointing(o.grad_checkpointing);
                 Learner::tec(model, o, start, progress)
             }
             Method::Mae => {
-                let mut model = Mae::new(self.mae_config(), seed, &self.device)?;
+                let mut model = Mae::with_amp(self.mae_config(), seed, &self.device, o.amp)?;
                 model.set_grad_checkpointing(o.grad_checkpointing);
                 Learner::mae(model, o, start, progress)
             }

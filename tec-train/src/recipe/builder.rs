@@ -137,6 +137,7 @@ fn one_line(error: &toml::de::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Amp;
     use crate::recipe::Method;
 
     fn message(result: Result<Recipe>) -> String {
@@ -179,10 +180,14 @@ mod tests {
             ("optimizer.learning=1", "learning"),
             ("seed", "KEY=VALUE"),
             ("seed=soon", "seed"),
+            ("optimizer.amp=fp16", "`none` or `bf16`"),
         ] {
             let text = builder.clone().set_argument(argument).unwrap_err().to_string();
             assert!(text.contains(words), "{argument}: {text}");
         }
+        builder.set_argument("optimizer.amp=bf16").unwrap();
+        assert_eq!(builder.clone().build().unwrap().optimizer.amp, Amp::Bf16);
+        assert_eq!(RecipeBuilder::new().build().unwrap().optimizer.amp, Amp::None);
         builder.set("objective.mask_ratio", 1.5);
         assert!(message(builder.build()).contains("objective.mask_ratio = 1.5"));
     }

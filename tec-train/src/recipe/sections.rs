@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Size;
-use crate::model::Activation;
+use crate::{model::Activation, ops::Amp};
 
 /// `[base]`: the frozen base model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -170,6 +170,8 @@ pub struct OptimizerSection {
     pub accumulate: usize,
     /// Gradients compute again what blocks computed, instead of keeping it: less memory, more time, the same numbers.
     pub grad_checkpointing: bool,
+    /// Mixed precision: the arithmetic of the products and the type of what is inside residual branches.
+    pub amp: Amp,
     /// Passes over the data.
     pub epochs: usize,
     /// Base learning rate: the peak is `blr · batch / 256`.
@@ -202,6 +204,7 @@ impl Default for OptimizerSection {
             batch: 256,
             accumulate: 1,
             grad_checkpointing: false,
+            amp: Amp::None,
             epochs: 100,
             blr: 1.5e-4,
             lr: None,

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use tec_core::philox::{Noise, Stream};
 use tec_train::{
     Error, Result,
     device::DeviceName,
     model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Tec, TecConfig, Vit, VitConfig},
+    ops::Amp,
     optim::{AdamW, AdamWConfig},
     pretrain::{Gradients, MeanLoss, Workers, pieces},
     recipe::{Geometry, Size},
@@ -44,9 +46,9 @@ pub struct Args {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value_t)]
     device: DeviceName,
-    /// Arithmetic of the products: none is f32
-    #[arg(long, value_parser = ["none"], default_value = "none")]
-    amp: String,
+    /// Mixed precision of model and base
+    #[arg(long, value_parser = PossibleValuesParser::new(Amp::ALL.map(Amp::name)).try_map(|name| name.parse::<Amp>()), default_value = "none")]
+    amp: Amp,
     /// Compute blocks again for their gradients instead of keeping what they computed
     #[arg(long)]
     grad_checkpointing: bool,
@@ -90,7 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (first, last) = (measured.losses.first(), measured.losses.last());
     let facts = json!({
         "student": args.student, "base": args.base, "batch": args.batch, "steps": args.steps, "img": args.img,
-        "patch": args.patch, "device": args.device.to_string(), "amp": args.amp, "threads": pool.current_num_threads(),
+        "patch": args.patch, "device": args.device.to_string(), "amp": args.amp.name(), "threads": pool.current_num_threads(),
         "images_per_s": images_per_s, "peak_bytes": peak_bytes(), "loss_first": first, "loss_last": last,
     });
     match args.json {
@@ -126,7 +128,7 @@ fn measure(args: &Args) -> Result<Measured> {
         depth: 2,
         heads: 16,
     };
-    let base = random_base(encoder(&args.base)?, &decoder, &device)?;
+    let base = random_base(encoder(&args.base)?, &decoder, &device, args.amp)?;
     let config = TecConfig {
         encoder: encoder(&args.student)?,
         base: BaseConfig {
@@ -139,7 +141,7 @@ fn measure(args: &Args) -> Result<Measured> {
     };
     let patches = config.encoder.patches();
     let top_k = patches.min(15);
-    let mut model = Tec::new(config, 0, &device)?;
+    let mut model = Tec::with_amp(config, 0, &device, args.amp)?;
     model.set_grad_checkpointing(args.grad_checkpointing);
     let adamw = AdamWConfig {
         beta1: 0.9,
@@ -187,13 +189,13 @@ fn measure(args: &Args) -> Result<Measured> {
     Ok(measured)
 }
 
-fn random_base(encoder: VitConfig, decoder: &DecoderConfig, device: &Device) -> Result<Vit> {
+fn random_base(encoder: VitConfig, decoder: &DecoderConfig, device: &Device, amp: Amp) -> Result<Vit> {
     let config = MaeConfig {
         encoder,
         decoder: decoder.clone(),
         norm_pix: true,
     };
-    Mae::new(config, 1, device)?.encoder()
+    Mae::new(config, 1, device)?.encoder_with_amp(amp)
 }
 
 /// Values as normalized pixels have them, about -2 to 2.

@@ -74,7 +74,7 @@ fn joined(modes: &[(Float, Float)]) {
         assert_eq!(used, if unused { 0 } else { scratch.values().len() }, "{what}");
 
         let var = Var::from_tensor(&cpu(&qkv.values(), (batch, tokens, 3 * width))).unwrap();
-        let expected = ops::attention(&var, heads).unwrap();
+        let expected = ops::attention(&var, heads, ops::Amp::None).unwrap();
         close(&what, &result, &flat(&expected), tolerance_of(compute));
         let wanted = gradients(&expected, &grad.values(), &[&var]);
         close(&what, &grad_result, &wanted[0], tolerance_of(compute));
@@ -120,7 +120,7 @@ fn apart(modes: &[(Float, Float)]) {
             cpu(&kv.values(), (batch, tokens, 2 * width)),
         ];
         let [vq, vkv] = hosts.map(|tensor| Var::from_tensor(&tensor).unwrap());
-        let expected = ops::attention_of(&vq, &vkv, heads).unwrap();
+        let expected = ops::attention_of(&vq, &vkv, heads, ops::Amp::None).unwrap();
         close(&what, &result, &flat(&expected), tolerance_of(compute));
         let wanted = gradients(&expected, &grad.values(), &[&vq, &vkv]);
         // One token's probability is 1: its queries and keys have no gradient, which is no largest value to compare with.

@@ -51,6 +51,15 @@ pub fn values(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Float
     }
 }
 
+/// The kernels' name of a tensor's type.
+pub fn float(dtype: DType) -> Result<Float> {
+    match dtype {
+        DType::F32 => Ok(Float::F32),
+        DType::BF16 => Ok(Float::Bf16),
+        other => bail!("values of type {other:?} are neither f32 nor bf16"),
+    }
+}
+
 fn address<T: candle_core::cuda_backend::CudaDType>(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<u64> {
     let slice = storage.as_cuda_slice::<T>()?;
     match layout.contiguous_offsets() {
@@ -179,6 +188,15 @@ pub fn converted(device: &CudaDevice, address: u64, n: usize, float: Float) -> R
                 _own: Some(own),
             })
         }
+    }
+}
+
+/// The `n` values at an address as factors of a product: bf16 ones, or f32 ones where `float` says so.
+pub fn factor(device: &CudaDevice, values: (Float, u64), n: usize, float: Float) -> Result<Converted> {
+    match values {
+        (Float::F32, address) => converted(device, address, n, float),
+        (Float::Bf16, address) if float == Float::Bf16 => Ok(Converted { address, _own: None }),
+        (Float::Bf16, _) => bail!("a product of f32 values was asked for, but a factor has bf16 values"),
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, Var};
 
 use super::{close, flat, value_and_gradients, values};
-use crate::ops::{self, BranchWeights, Middle, composed};
+use crate::ops::{self, Amp, BranchWeights, Middle, composed};
 
 /// A branch with attention or GELU in between, from (x, norm weight and bias, weights and biases of both layers).
 fn branch(args: &[Tensor], middle: Middle, checkpoint: bool) -> crate::Result<Tensor> {
@@ -13,6 +13,7 @@ fn branch(args: &[Tensor], middle: Middle, checkpoint: bool) -> crate::Result<Te
         eps: 1e-6,
         first: pair(3),
         second: pair(5),
+        amp: Amp::None,
     };
     ops::branch(&args[0], &weights, middle, checkpoint)
 }
