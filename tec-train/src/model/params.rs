@@ -81,7 +81,9 @@ impl Params {
         report.unexpected.sort();
         report.require_match(source)?;
         for ((name, table), stored) in self.fixed.iter().zip(found.iter().skip(self.trainable.len())) {
-            let difference = (table - stored)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            let on_cpu = |table: &Tensor| table.to_device(&Device::Cpu);
+            let difference = (on_cpu(table)? - on_cpu(stored)?)?.abs()?;
+            let difference = difference.flatten_all()?.max(0)?.to_scalar::<f32>()?;
             if difference > TABLE_TOLERANCE {
                 return Err(Error::File {
                     path: source.into(),
