@@ -49,7 +49,11 @@ impl Masks {
             keep: Tensor::from_vec(kept, (batch, keep), device)?,
             restore: Tensor::from_vec(restore, (batch, patches), device)?,
             removed: Tensor::from_vec(removed, (batch, patches), device)?,
-            removed_patches: Tensor::from_vec(removed_patches, (batch, patches - keep), device)?,
+            removed_patches: match removed_patches.is_empty() {
+                // A GPU has no memory of no size, and no loss is about no patch.
+                true => Tensor::zeros((batch, 0), DType::U32, &Device::Cpu)?,
+                false => Tensor::from_vec(removed_patches, (batch, patches - keep), device)?,
+            },
         })
     }
 
