@@ -236,20 +236,13 @@ impl Learner {
             return Ok(());
         }
         let (seed, ratio) = (setup.recipe.seed, setup.recipe.objective.mask_ratio);
-        let masks = |samples: &[u32]| {
-            Masks::draw(
-                seed,
-                batch.epoch,
-                samples,
-                setup.encoder.patches(),
-                ratio,
-                &setup.device,
-            )
-        };
-        sum.note(&batch.samples, &masks(&batch.samples)?)?;
+        let patches = setup.encoder.patches();
+        let masks = |samples: &[u32], device| Masks::draw(seed, batch.epoch, samples, patches, ratio, device);
+        // On the CPU, where they are looked at.
+        sum.note(&batch.samples, &masks(&batch.samples, &Device::Cpu)?)?;
         sum.add(&self.workers, batch.len(), self.model.tokens(), |range| {
             let images = images(setup, batch, range.clone())?;
-            let masks = masks(&batch.samples[range.clone()])?;
+            let masks = masks(&batch.samples[range.clone()], &setup.device)?;
             let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
             Ok(match &self.model {
                 Model::Mae(mae) => {
