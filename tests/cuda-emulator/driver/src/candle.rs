@@ -104,6 +104,9 @@ pub unsafe fn launch(name: &str, arguments: *mut *mut c_void) -> Option<Result<(
 }
 
 /// (values, rank, info, x, y)
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn copy<T: Copy>(a: &Arguments) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -117,6 +120,9 @@ unsafe fn copy<T: Copy>(a: &Arguments) {
 }
 
 /// (values, rank, info, x, y, out)
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn binary<T: Copy>(a: &Arguments, f: impl Fn(T, T) -> T) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -131,6 +137,9 @@ unsafe fn binary<T: Copy>(a: &Arguments, f: impl Fn(T, T) -> T) {
 }
 
 /// (values, rank, info, x, out, factor, summand)
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn affine(a: &Arguments) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -145,6 +154,9 @@ unsafe fn affine(a: &Arguments) {
 }
 
 /// (x, out, rows, columns, x's row stride, out's row stride)
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn copy_rows(a: &Arguments) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -157,6 +169,9 @@ unsafe fn copy_rows(a: &Arguments) {
 }
 
 /// (values, rank, info, value, out)
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn const_set(a: &Arguments) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -171,6 +186,9 @@ unsafe fn const_set(a: &Arguments) {
 
 /// (values, rank, info, indices, x, out, left, x's length, indices, right); `info` is of the indices, which lie side by side
 /// here, as `x` does
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn index_select(a: &Arguments) -> Result<(), String> {
     // SAFETY: the arguments are the kernel's.
     unsafe {
@@ -189,6 +207,9 @@ unsafe fn index_select(a: &Arguments) -> Result<(), String> {
 }
 
 /// (values or sums, values of a sum, rank, info, x, out), the summed dimensions last
+///
+/// # Safety
+/// The launch was given these.
 unsafe fn sum(a: &Arguments, counts_sums: bool) {
     // SAFETY: the arguments are the kernel's.
     unsafe {
