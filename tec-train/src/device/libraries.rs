@@ -25,7 +25,7 @@ unsafe extern "C" {
     static mut JUMPS: [*const c_void; NAMES.len()];
 }
 
-/// Where the libraries' versions are tried in this order: that which was built against first.
+/// Each library with the names of its files, the newest first.
 const LIBRARIES: [(&str, &[&str]); 4] = [
     ("cuda", &["libcuda.so.1"]),
     ("cublasLt", &["libcublasLt.so.13", "libcublasLt.so.12"]),
