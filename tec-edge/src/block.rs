@@ -1,15 +1,19 @@
-//! One block: attention, one head at a time, and the MLP, one tile of tokens at a time.
+//! One block, in two passes over the tokens: all keys and values first, then everything else, a tile of rows at a time.
+//!
+//! A token's attention needs the keys and values of all tokens before any changes; after that, nothing in a block mixes tokens. So the
+//! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept.
 
-use tec_core::integer::{
-    GELU_TABLE_LEN, gelu, round_shift, saturate_i8, saturate_i16, scale, softmax_weights, weighted_mean,
-};
+use bytemuck::Zeroable;
+use tec_core::integer::{GELU_TABLE_LEN, gelu, round_shift, saturate_i8, saturate_i16, scale, weighted_mean};
 
+use crate::Error;
 use crate::format::{BlockScales, File, Section, place_in_block, section_index};
-use crate::layers::{Linear, Norm};
-use crate::plan::{AttentionBuffers, MlpBuffers, TILE};
+use crate::kernel::{Group, Kernel, Lanes};
+use crate::layers::{Linear, Norm, stride};
+use crate::panel::{PANEL, QUAD, padded, place};
+use crate::plan::{Part, Plan, Rest};
 use crate::trace::{Stage, Trace, TraceValues};
 use crate::views::{I32s, part, part_mut};
-use crate::{Error, kernel};
 
 /// The constants of one block.
 pub(crate) struct Block<'a> {
@@ -83,8 +87,74 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// Brings `tokens` to the scale of this block's residual stream.
-    pub(crate) fn rescale(&self, tokens: &mut [i16]) {
+    /// First pass, of one worker: brings its tokens to the scale of this block's residual stream and keeps their keys and values.
+    pub(crate) fn keys_and_values<K: Kernel>(
+        &self,
+        kernel: K,
+        plan: &Plan,
+        rows: usize,
+        work: Part<'_>,
+        trace: &mut impl Trace,
+    ) -> Option<()> {
+        let Part {
+            workers, tokens, kept, ..
+        } = work;
+        self.rescale(tokens);
+        let share = plan.share(workers);
+        trace.record(Stage::Scaled, self.index, share.start * self.dim, TraceValues::I16(tokens));
+        let normalized = Rest(work.tiles).take(rows * stride::<K>(self.dim))?;
+        let shape = plan.kept(share.len());
+        let width = self.width();
+        for (number, tile) in tokens.chunks((rows * self.dim).max(1)).enumerate() {
+            let first = number * rows;
+            let inputs = self.normalize(kernel, &self.norm1, tile, normalized);
+            self.trace_factors(kernel, trace, Stage::Norm1, share.start + first, inputs);
+            let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
+            self.qkv.apply(kernel, inputs, panels, |row, output, values| {
+                for (token, values) in (first + row..).zip(values) {
+                    for (channel, value) in self.channels(output, 1, values) {
+                        let at = shape.keys(channel.head) + place(token, channel.number, width);
+                        write(kept, at, kernel.key(value));
+                        let at = (channel.head * plan.tokens + share.start + token) * width + channel.number;
+                        trace.record(Stage::Keys, self.index, at, TraceValues::I8(&[value]));
+                    }
+                    for (channel, value) in self.channels(output, 2, values) {
+                        let at = shape.values(channel.head) + place(channel.number, token, shape.tokens);
+                        write(kept, at, value);
+                        let at = (channel.head * width + channel.number) * plan.tokens + share.start + token;
+                        trace.record(Stage::Values, self.index, at, TraceValues::I8(&[value]));
+                    }
+                }
+            });
+        }
+        Some(())
+    }
+
+    /// Second pass, of one worker: attention and MLP of its tokens. `kept` is all workers'.
+    pub(crate) fn attention_and_mlp<K: Kernel>(
+        &self,
+        kernel: K,
+        plan: &Plan,
+        rows: usize,
+        kept: &[i8],
+        work: Part<'_>,
+        trace: &mut impl Trace,
+    ) -> Option<()> {
+        let share = plan.share(work.workers);
+        let mut memory = Rest(work.tiles);
+        let normalized = memory.take(rows * stride::<K>(self.dim))?;
+        let rest = memory.0;
+        for (number, tile) in work.tokens.chunks_mut((rows * self.dim).max(1)).enumerate() {
+            let first = share.start + number * rows;
+            self.attention(kernel, plan, kept, first, tile, normalized, rest, trace)?;
+            trace.record(Stage::Attended, self.index, first * self.dim, TraceValues::I16(tile));
+            self.mlp(kernel, first, tile, normalized, rest, trace)?;
+            trace.record(Stage::Tokens, self.index, first * self.dim, TraceValues::I16(tile));
+        }
+        Some(())
+    }
+
+    fn rescale(&self, tokens: &mut [i16]) {
         if self.drop > 0 {
             for x in tokens {
                 *x = saturate_i16(round_shift(i64::from(*x), self.drop));
@@ -92,109 +162,277 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Adds the attention's output to `tokens`, `[.., dim]`.
-    pub(crate) fn attention(&self, tokens: &mut [i16], mut buffers: AttentionBuffers<'_>, trace: &mut impl Trace) {
-        for head in 0..self.heads {
-            self.keys_and_values(head, tokens, &mut buffers, trace);
-            self.attend(head, tokens, &mut buffers, trace);
+    /// Adds the attention's output to a tile of tokens, of which `first` is the first.
+    #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
+    fn attention<K: Kernel>(
+        &self,
+        kernel: K,
+        plan: &Plan,
+        kept: &[i8],
+        first: usize,
+        tile: &mut [i16],
+        normalized: &mut [K::Factor],
+        memory: &mut [u8],
+        trace: &mut impl Trace,
+    ) -> Option<()> {
+        let count = tile.len() / self.dim.max(1);
+        let width = self.width();
+        let head_stride = stride::<K>(width);
+        let mut memory = Rest(memory);
+        let queries = memory.take::<K::Factor>(count * self.heads * head_stride)?;
+        let scores = memory.take::<i32>(K::ROWS * plan.scores_stride())?;
+        let weights = memory.take::<i16>(K::ROWS * plan.weights_stride())?;
+
+        let inputs = self.normalize(kernel, &self.norm1, tile, normalized);
+        if padded(width) > width {
+            queries.fill(K::Factor::zeroed());
         }
-        trace.record(Stage::Attention, self.index, 0, TraceValues::I8(buffers.joined));
-        let tile_len = (TILE * self.dim).max(1);
-        for (tile, joined) in tokens.chunks_mut(tile_len).zip(buffers.joined.chunks(tile_len)) {
-            self.add_layer(&self.proj, joined, tile);
+        self.qkv.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
+            for (token, values) in (row..).zip(values) {
+                for (channel, value) in self.channels(output, 0, values) {
+                    let at = (token * self.heads + channel.head) * head_stride + kernel.at(channel.number);
+                    write(queries, at, kernel.factor(value));
+                    let at = (channel.head * plan.tokens + first + token) * width + channel.number;
+                    trace.record(Stage::Queries, self.index, at, TraceValues::I8(&[value]));
+                }
+            }
+        });
+        queries.chunks_exact_mut(head_stride.max(1)).for_each(|row| kernel.finish(row));
+
+        // The heads' outputs take the place of the normalized tokens.
+        let joined = part_mut(normalized, 0, count * stride::<K>(self.dim));
+        for head in 0..self.heads {
+            let row_len = self.heads * head_stride;
+            let multipliers = self.attention_multiplier.part(head * width, width);
+            let softmax_multiplier = self.softmax_multiplier.get(head).unwrap_or(0);
+            let groups = queries.chunks((K::ROWS * row_len).max(1));
+            let outputs = joined.chunks_mut((K::ROWS * stride::<K>(self.dim)).max(1));
+            for (group, (queries, joined)) in groups.zip(outputs).enumerate() {
+                let in_group = queries.len() / row_len.max(1);
+                let queries = queries.get(head * head_stride..)?;
+                self.scores(kernel, plan, kept, head, queries, in_group, scores);
+                let mut sums = [0; MAX_ROWS];
+                let sums = sums.get_mut(..in_group)?;
+                let score_rows = scores.chunks_exact(plan.scores_stride());
+                let weight_rows = weights.chunks_exact_mut(plan.weights_stride().max(1));
+                for (row, ((sum, scores), weights)) in sums.iter_mut().zip(score_rows).zip(weight_rows).enumerate() {
+                    let (used, padding) = weights.split_at_mut_checked(plan.tokens)?;
+                    *sum = kernel.softmax(part(scores, 0, plan.tokens), softmax_multiplier, self.softmax_shift, used);
+                    padding.fill(0);
+                    let token = first + group * K::ROWS + row;
+                    let at = (head * plan.tokens + token) * plan.tokens;
+                    trace.record(Stage::Weights, self.index, at, TraceValues::I16(used));
+                }
+                self.mean_values(kernel, plan, kept, head, weights, sums, |row, channel, mean| {
+                    let multiplier = multipliers.get(channel).unwrap_or(0);
+                    let value = saturate_i8(scale(mean, multiplier, self.attention_shift));
+                    let column = head * width + channel;
+                    let at = row * stride::<K>(self.dim) + kernel.at(column);
+                    write(joined, at, kernel.factor(value));
+                    let at = (first + group * K::ROWS + row) * self.dim + column;
+                    trace.record(Stage::Attention, self.index, at, TraceValues::I8(&[value]));
+                });
+            }
+        }
+        joined.chunks_exact_mut(stride::<K>(self.dim).max(1)).for_each(|row| kernel.finish(row));
+        self.add_layer(kernel, &self.proj, joined, tile);
+        Some(())
+    }
+
+    /// Scores of a group of queries of one head with all keys, `[in_group, scores_stride]`.
+    #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
+    fn scores<K: Kernel>(
+        &self,
+        kernel: K,
+        plan: &Plan,
+        kept: &[i8],
+        head: usize,
+        queries: &[K::Factor],
+        in_group: usize,
+        scores: &mut [i32],
+    ) {
+        let row_len = self.heads * stride::<K>(self.width());
+        let panel_len = (PANEL * padded(self.width())).max(1);
+        let mut at = 0;
+        for worker in 0..plan.workers {
+            let share = plan.share(worker..worker + 1);
+            let shape = plan.kept(share.len());
+            let keys = part(kept, at + shape.keys(head), shape.keys_len());
+            // What a share's last panel has too much is overwritten by the next share, or lies behind the last token.
+            for (panel, keys) in keys.chunks_exact(panel_len).enumerate() {
+                let mut found = K::Sums::ZERO;
+                let found = part_mut(found.as_mut(), 0, in_group);
+                kernel.scores(queries, row_len, keys, found);
+                for (row, found) in scores.chunks_exact_mut(plan.scores_stride()).zip(&*found) {
+                    part_mut(row, share.start + panel * PANEL, PANEL).copy_from_slice(found);
+                }
+            }
+            at += shape.len();
         }
     }
 
-    /// Adds the MLP's output to `tokens`, `[.., dim]`.
-    pub(crate) fn mlp(&self, tokens: &mut [i16], buffers: MlpBuffers<'_>, trace: &mut impl Trace) {
-        let hidden_len = self.fc2.inner;
-        for (tile_index, tile) in tokens.chunks_mut((TILE * self.dim).max(1)).enumerate() {
-            let first = tile_index * TILE;
-            let normalized = self.norm2.tile(tile, self.dim, buffers.normalized);
-            trace.record(Stage::Norm2, self.index, first * self.dim, TraceValues::I8(normalized));
-            self.fc1.apply(normalized, |token, output, value| {
-                let before = saturate_i8(value);
-                let at = (first + token) * hidden_len + output;
-                trace.record(Stage::Fc1, self.index, at, TraceValues::I8(&[before]));
-                if let Some(slot) = buffers.hidden.get_mut(token * hidden_len + output) {
-                    *slot = gelu(self.gelu, before);
+    /// Calls `emit(row, channel, mean)` with the weighted means of one head's values.
+    #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
+    fn mean_values<K: Kernel>(
+        &self,
+        kernel: K,
+        plan: &Plan,
+        kept: &[i8],
+        head: usize,
+        weights: &[i16],
+        sums: &[u32],
+        mut emit: impl FnMut(usize, usize, i32),
+    ) {
+        let width = self.width();
+        for panel in 0..width.div_ceil(PANEL) {
+            let mut totals = K::Sums::ZERO;
+            let totals = part_mut(totals.as_mut(), 0, sums.len());
+            let mut at = 0;
+            for worker in 0..plan.workers {
+                let share = plan.share(worker..worker + 1);
+                let shape = plan.kept(share.len());
+                let panel_len = PANEL * padded(share.len());
+                let values = part(kept, at + shape.values(head) + panel * panel_len, panel_len);
+                if let Some(weights) = weights.get(share.start..) {
+                    kernel.weighted(weights, plan.weights_stride(), values, totals);
                 }
-            });
-            let count = tile.len() / self.dim.max(1);
-            let hidden = part(buffers.hidden, 0, count * hidden_len);
-            trace.record(Stage::Hidden, self.index, first * hidden_len, TraceValues::I8(hidden));
-            self.add_layer(&self.fc2, hidden, tile);
+                at += shape.len();
+            }
+            for (row, (totals, &sum)) in totals.iter().zip(sums).enumerate() {
+                let mean = weighted_mean(sum);
+                for (channel, &total) in (panel * PANEL..width).zip(totals) {
+                    emit(row, channel, mean(total));
+                }
+            }
         }
+    }
+
+    /// Adds the MLP's output to a tile of tokens, of which `first` is the first.
+    fn mlp<K: Kernel>(
+        &self,
+        kernel: K,
+        first: usize,
+        tile: &mut [i16],
+        normalized: &mut [K::Factor],
+        memory: &mut [u8],
+        trace: &mut impl Trace,
+    ) -> Option<()> {
+        let count = tile.len() / self.dim.max(1);
+        let width = self.fc2.inner;
+        let hidden_stride = stride::<K>(width);
+        let hidden = Rest(memory).take::<K::Factor>(count * hidden_stride)?;
+        if padded(width) > width {
+            hidden.fill(K::Factor::zeroed());
+        }
+        let inputs = self.normalize(kernel, &self.norm2, tile, normalized);
+        self.trace_factors(kernel, trace, Stage::Norm2, first, inputs);
+        self.fc1.apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
+            for (token, values) in (row..).zip(values) {
+                let used = PANEL.min(width - output);
+                let before: Lanes<i8> = values.map(|value| saturate_i8(value.into()));
+                let after = before.map(|value| gelu(self.gelu, value));
+                for (i, &value) in after.iter().take(used).enumerate() {
+                    write(hidden, token * hidden_stride + kernel.at(output + i), kernel.factor(value));
+                }
+                let at = (first + token) * width + output;
+                trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
+                trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
+            }
+        });
+        hidden.chunks_exact_mut(hidden_stride.max(1)).for_each(|row| kernel.finish(row));
+        self.add_layer(kernel, &self.fc2, hidden, tile);
+        Some(())
+    }
+
+    /// Normalizes a tile of tokens into rows of factors; returns those.
+    fn normalize<'o, K: Kernel>(
+        &self,
+        kernel: K,
+        norm: &Norm<'_>,
+        tile: &[i16],
+        out: &'o mut [K::Factor],
+    ) -> &'o [K::Factor] {
+        let row_len = stride::<K>(self.dim);
+        let rows = tile.chunks_exact(self.dim.max(1));
+        let count = rows.len();
+        for (token, row) in rows.zip(out.chunks_exact_mut(row_len.max(1))) {
+            part_mut(row, self.dim / QUAD * QUAD, QUAD).fill(K::Factor::zeroed());
+            kernel.norm(norm, token, row);
+            kernel.finish(row);
+        }
+        part(out, 0, count * row_len)
     }
 
     /// Adds a layer's outputs to a tile of the residual stream.
-    fn add_layer(&self, layer: &Linear<'_>, inputs: &[i8], tile: &mut [i16]) {
-        layer.apply(inputs, |token, output, value| {
-            if let Some(slot) = tile.get_mut(token * self.dim + output) {
-                *slot = slot.saturating_add(saturate_i16(value));
+    fn add_layer<K: Kernel>(&self, kernel: K, layer: &Linear<'_>, inputs: &[K::Factor], tile: &mut [i16]) {
+        layer.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
+            for (token, values) in (row..).zip(values) {
+                let slots = part_mut(tile, token * self.dim + output, PANEL.min(self.dim - output));
+                for (slot, &value) in slots.iter_mut().zip(values) {
+                    *slot = slot.saturating_add(value);
+                }
             }
         });
     }
 
-    fn keys_and_values(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>, trace: &mut impl Trace) {
-        let count = buffers.scores.len();
-        let width = self.dim / self.heads.max(1);
-        let keys = self.qkv.outputs(self.dim + head * width, width);
-        let values = self.qkv.outputs(2 * self.dim + head * width, width);
-        for (tile_index, tile) in tokens.chunks((TILE * self.dim).max(1)).enumerate() {
-            let first = tile_index * TILE;
-            let normalized = self.norm1.tile(tile, self.dim, buffers.normalized);
-            if head == 0 {
-                trace.record(Stage::Norm1, self.index, first * self.dim, TraceValues::I8(normalized));
+    /// Those of a panel's outputs of the layer `qkv` that are queries (0), keys (1) or values (2), limited to i8.
+    #[inline(always)]
+    fn channels(&self, output: usize, which: usize, values: &Lanes<i16>) -> impl Iterator<Item = (Channel, i8)> {
+        let width = self.width().max(1);
+        let (start, end) = (which * self.dim, (which + 1) * self.dim);
+        let skipped = start.saturating_sub(output);
+        let first = (output + skipped).saturating_sub(start);
+        let count = end.saturating_sub(output).min(PANEL).saturating_sub(skipped);
+        let mut channel = Channel {
+            head: first / width,
+            number: first % width,
+        };
+        let values = *values;
+        (skipped..skipped + count).map(move |i| {
+            let this = channel;
+            channel.number += 1;
+            if channel.number == width {
+                channel = Channel {
+                    head: channel.head + 1,
+                    number: 0,
+                };
             }
-            keys.apply(normalized, |token, output, value| {
-                if let Some(slot) = buffers.keys.get_mut((first + token) * width + output) {
-                    *slot = saturate_i8(value);
-                }
-            });
-            values.apply(normalized, |token, output, value| {
-                if let Some(slot) = buffers.values.get_mut(output * count + first + token) {
-                    *slot = saturate_i8(value);
-                }
-            });
-        }
-        let start = head * count * width;
-        trace.record(Stage::Keys, self.index, start, TraceValues::I8(buffers.keys));
-        trace.record(Stage::Values, self.index, start, TraceValues::I8(buffers.values));
+            (this, saturate_i8(values.get(i).copied().unwrap_or(0).into()))
+        })
     }
 
-    fn attend(&self, head: usize, tokens: &[i16], buffers: &mut AttentionBuffers<'_>, trace: &mut impl Trace) {
-        let count = buffers.scores.len();
-        let width = self.dim / self.heads.max(1);
-        let queries = self.qkv.outputs(head * width, width);
-        let softmax_multiplier = self.softmax_multiplier.get(head).unwrap_or(0);
-        let multipliers = self.attention_multiplier.part(head * width, width);
-        for (tile_index, tile) in tokens.chunks((TILE * self.dim).max(1)).enumerate() {
-            let normalized = self.norm1.tile(tile, self.dim, buffers.normalized);
-            queries.apply(normalized, |token, output, value| {
-                if let Some(slot) = buffers.queries.get_mut(token * width + output) {
-                    *slot = saturate_i8(value);
-                }
-            });
-            let in_tile = tile.len() / self.dim.max(1);
-            let first = head * count + tile_index * TILE;
-            let in_use = part(buffers.queries, 0, in_tile * width);
-            trace.record(Stage::Queries, self.index, first * width, TraceValues::I8(in_use));
-            for (t, query) in buffers.queries.chunks_exact(width.max(1)).take(in_tile).enumerate() {
-                for (score, key) in buffers.scores.iter_mut().zip(buffers.keys.chunks_exact(width.max(1))) {
-                    *score = kernel::dot(query, key);
-                }
-                let sum = softmax_weights(buffers.scores, softmax_multiplier, self.softmax_shift, buffers.weights);
-                let row = TraceValues::I16(buffers.weights);
-                trace.record(Stage::Weights, self.index, (first + t) * count, row);
-                let mean = weighted_mean(sum);
-                let out = part_mut(buffers.joined, (tile_index * TILE + t) * self.dim + head * width, width);
-                let rows = buffers.values.chunks_exact(count.max(1));
-                for ((slot, values), multiplier) in out.iter_mut().zip(rows).zip(multipliers.iter()) {
-                    let total = kernel::dot_weights(buffers.weights, values);
-                    *slot = saturate_i8(scale(mean(total), multiplier, self.attention_shift));
-                }
+    fn width(&self) -> usize {
+        self.dim / self.heads.max(1)
+    }
+
+    /// Records rows of factors, of which `first` is the first token's.
+    #[inline(always)]
+    fn trace_factors<K: Kernel, T: Trace>(&self, kernel: K, trace: &mut T, stage: Stage, first: usize, rows: &[K::Factor]) {
+        if !T::RECORDS {
+            return;
+        }
+        for (token, row) in (first..).zip(rows.chunks_exact(stride::<K>(self.dim).max(1))) {
+            for column in 0..self.dim {
+                let value = row.get(kernel.at(column)).map_or(0, |&factor| kernel.activation(factor));
+                trace.record(stage, self.index, token * self.dim + column, TraceValues::I8(&[value]));
             }
         }
+    }
+}
+
+/// The most rows that any kernel takes at once.
+const MAX_ROWS: usize = 16;
+
+/// A channel of a head.
+#[derive(Clone, Copy)]
+struct Channel {
+    head: usize,
+    number: usize,
+}
+
+#[inline(always)]
+fn write<T>(all: &mut [T], at: usize, value: T) {
+    if let Some(slot) = all.get_mut(at) {
+        *slot = value;
     }
 }

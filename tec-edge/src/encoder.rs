@@ -1,13 +1,9 @@
 //! The encoder: what users call.
 
-use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32, reciprocal, round_shift, saturate_i16};
-
-use crate::block::Block;
-use crate::format::{File, HEAD_SECTIONS, Header, Normalization, Pool, Section, section_index};
-use crate::layers::{Linear, Norm};
-use crate::plan::{self, Shared, TILE};
-use crate::trace::{NoTrace, Stage, Trace, TraceValues};
-use crate::views::{I16s, I32s, part};
+use crate::back_end::BackEnd;
+use crate::format::{File, Header, Normalization, Pool, section_index};
+use crate::plan::Plan;
+use crate::trace::{NoTrace, Trace};
 use crate::{Error, Geometry};
 
 /// An image of the encoder's size.
@@ -91,10 +87,37 @@ impl Output<'_> {
     }
 }
 
+/// How an image is encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'p> {
+    /// The patches to encode, by number, row by row from the top left, in the order of their outputs; `None` for all. Attention and
+    /// mean are over these alone: a quarter of the patches is a quarter of the work, or less.
+    pub patches: Option<&'p [u32]>,
+    /// Shares of the tokens that are computed side by side, at least 1: with the feature `std` by the threads of the rayon pool that
+    /// the call runs in, otherwise one after the other. The number changes the time and the scratch memory, and no bit of an output.
+    pub workers: usize,
+}
+
+impl Default for Options<'_> {
+    /// All patches, one worker.
+    fn default() -> Self {
+        Self {
+            patches: None,
+            workers: 1,
+        }
+    }
+}
+
+/// The most workers; more are taken for as many.
+const MAX_WORKERS: usize = 256;
+/// Rows of a tile with which weights are read seldom enough, and activations stay in a core's cache.
+const FAST_ROWS: usize = 96;
+
 /// A quantized encoder in its file's bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder<'a> {
     file: File<'a>,
+    back_end: BackEnd,
 }
 
 impl<'a> Encoder<'a> {
@@ -106,7 +129,18 @@ impl<'a> Encoder<'a> {
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
         Ok(Self {
             file: File::from_bytes(bytes)?,
+            back_end: BackEnd::best(),
         })
+    }
+
+    /// The same encoder, computed by another back end: for comparing them.
+    pub fn with_back_end(self, back_end: BackEnd) -> Self {
+        Self { back_end, ..self }
+    }
+
+    /// What computes.
+    pub fn back_end(&self) -> BackEnd {
+        self.back_end
     }
 
     /// The encoder's shape.
@@ -136,8 +170,38 @@ impl<'a> Encoder<'a> {
     }
 
     /// Bytes of scratch memory that [`encode`](Self::encode) needs for these outputs, exactly.
+    ///
+    /// It is the least; with more, up to [`fast_scratch_len`](Self::fast_scratch_len), each row of weights that is read serves more
+    /// tokens.
     pub fn scratch_len(&self, outputs: Outputs) -> usize {
-        plan::scratch_len(self.geometry(), outputs)
+        self.scratch_len_with(&Options::default(), outputs)
+    }
+
+    /// Bytes of scratch memory that [`encode_with`](Self::encode_with) needs for these outputs, exactly.
+    pub fn scratch_len_with(&self, options: &Options<'_>, outputs: Outputs) -> usize {
+        let plan = self.plan(options, outputs);
+        self.back_end.scratch_len(&plan, 1)
+    }
+
+    /// Bytes of scratch memory with which [`encode_with`](Self::encode_with) is fastest on a computer with caches.
+    pub fn fast_scratch_len(&self, options: &Options<'_>, outputs: Outputs) -> usize {
+        let plan = self.plan(options, outputs);
+        let rows = plan.tokens.div_ceil(plan.workers.max(1)).min(FAST_ROWS);
+        self.back_end.scratch_len(&plan, rows)
+    }
+
+    pub(crate) fn plan(&self, options: &Options<'_>, outputs: Outputs) -> Plan {
+        let patches = options.patches.map_or(self.geometry().patches(), <[u32]>::len);
+        Plan {
+            geometry: *self.geometry(),
+            tokens: patches.min(self.geometry().patches()) + 1,
+            mean: outputs.mean,
+            workers: options.workers.clamp(1, MAX_WORKERS),
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File<'a> {
+        &self.file
     }
 
     /// Values of an output.
@@ -177,7 +241,23 @@ impl<'a> Encoder<'a> {
     /// [`Error::Length`] or [`Error::Misaligned`] for a slice that does not fit, [`Error::NotANumber`] for an image that
     /// holds a NaN. The outputs are untouched then.
     pub fn encode(&self, image: Image<'_>, scratch: &mut [u8], out: Output<'_>) -> Result<(), Error> {
-        self.encode_traced(image, scratch, out, &mut NoTrace)
+        self.encode_with(&Options::default(), image, scratch, out)
+    }
+
+    /// As [`encode`](Self::encode), of some patches or by several threads; `scratch` has
+    /// [`scratch_len_with`](Self::scratch_len_with) bytes or more.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`Error::Patch`] for a patch that the image does not have.
+    pub fn encode_with(
+        &self,
+        options: &Options<'_>,
+        image: Image<'_>,
+        scratch: &mut [u8],
+        out: Output<'_>,
+    ) -> Result<(), Error> {
+        self.check(options, image, &out)?;
+        self.back_end.encode(self, options, image, scratch, out, &mut NoTrace)
     }
 
     /// As [`encode`](Self::encode), and shows `trace` what was computed on the way.
@@ -191,24 +271,12 @@ impl<'a> Encoder<'a> {
         out: Output<'_>,
         trace: &mut impl Trace,
     ) -> Result<(), Error> {
-        let geometry = self.geometry();
-        self.check_lengths(image, &out)?;
-        let (tokens, mut shared) = plan::split(scratch, geometry, out.outputs())?;
-        self.embed(image, tokens, shared.embedding(geometry)?)?;
-        trace.record(Stage::Embedding, 0, 0, TraceValues::I16(tokens));
-        for index in 0..geometry.depth {
-            let block = Block::read(&self.file, index)?;
-            block.rescale(tokens);
-            trace.record(Stage::Scaled, index, 0, TraceValues::I16(tokens));
-            block.attention(tokens, shared.attention(geometry)?, trace);
-            trace.record(Stage::Attended, index, 0, TraceValues::I16(tokens));
-            block.mlp(tokens, shared.mlp(geometry)?, trace);
-            trace.record(Stage::Tokens, index, 0, TraceValues::I16(tokens));
-        }
-        self.write_outputs(tokens, &mut shared, out)
+        let options = Options::default();
+        self.check(&options, image, &out)?;
+        self.back_end.encode(self, &options, image, scratch, out, trace)
     }
 
-    fn check_lengths(&self, image: Image<'_>, out: &Output<'_>) -> Result<(), Error> {
+    fn check(&self, options: &Options<'_>, image: Image<'_>, out: &Output<'_>) -> Result<(), Error> {
         let check = |what, expected, actual| {
             if expected == actual {
                 Ok(())
@@ -221,129 +289,24 @@ impl<'a> Encoder<'a> {
             Image::Normalized(values) => values.len(),
         };
         check("image's values", self.geometry().image_len(), image_len)?;
+        let all = self.geometry().patches();
+        let mut patches = all;
+        if let Some(wanted) = options.patches {
+            patches = wanted.len();
+            check("patches to encode", patches.clamp(1, all), patches)?;
+            if let Some(&patch) = wanted.iter().find(|&&patch| patch as usize >= all) {
+                return Err(Error::Patch { patches: all, patch });
+            }
+        }
+        let dim = self.geometry().dim;
         let outputs = [
-            ("class output's values", OutputKind::Class, &out.class),
-            ("mean output's values", OutputKind::Mean, &out.mean),
-            ("patch outputs' values", OutputKind::Patches, &out.patches),
+            ("class output's values", dim, &out.class),
+            ("mean output's values", dim, &out.mean),
+            ("patch outputs' values", patches * dim, &out.patches),
         ];
-        for (what, kind, slice) in outputs {
+        for (what, expected, slice) in outputs {
             if let Some(slice) = slice {
-                check(what, self.output_len(kind), slice.len())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the tokens that enter the first block.
-    fn embed(&self, image: Image<'_>, tokens: &mut [i16], pixels: &mut [i8]) -> Result<(), Error> {
-        let geometry = self.geometry();
-        let (dim, patch_len) = (geometry.dim, geometry.patch_len());
-        let section = |section| {
-            let index = HEAD_SECTIONS.iter().position(|&s| s == section);
-            self.file.section(index.unwrap_or(usize::MAX))
-        };
-        let projection = Linear {
-            weight: bytemuck::cast_slice(section(Section::PatchWeight)),
-            inner: patch_len,
-            bias: I32s(section(Section::PatchBias)),
-            multiplier: I32s(section(Section::PatchMultiplier)),
-            shift: self.file.header.patch_shift.into(),
-        };
-        let (class, patches) = tokens.split_at_mut_checked(dim).unwrap_or_default();
-        for (slot, value) in class.iter_mut().zip(I16s(section(Section::ClassToken)).iter()) {
-            *slot = value;
-        }
-        for (slot, value) in patches.iter_mut().zip(I16s(section(Section::Position)).iter()) {
-            *slot = value;
-        }
-        for (tile_index, tile) in patches.chunks_mut((TILE * dim).max(1)).enumerate() {
-            let count = tile.len() / dim.max(1);
-            for (i, patch) in pixels.chunks_exact_mut(patch_len.max(1)).take(count).enumerate() {
-                self.gather(image, tile_index * TILE + i, patch)?;
-            }
-            projection.apply(part(pixels, 0, count * patch_len), |token, output, value| {
-                if let Some(slot) = tile.get_mut(token * dim + output) {
-                    // The position is there already.
-                    *slot = slot.saturating_add(saturate_i16(value));
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Collects one patch, `[patch_size, patch_size, channels]`, as centered pixels.
-    fn gather(&self, image: Image<'_>, patch: usize, out: &mut [i8]) -> Result<(), Error> {
-        let geometry = self.geometry();
-        let channels = geometry.channels;
-        let size = geometry.patch_size;
-        let grid = geometry.grid().max(1);
-        let row_len = size * channels;
-        let (top, left) = (patch / grid * size, patch % grid * row_len);
-        for (y, row) in out.chunks_exact_mut(row_len.max(1)).enumerate() {
-            let start = (top + y) * geometry.image_size * channels + left;
-            match image {
-                Image::Pixels(pixels) => {
-                    for (slot, &pixel) in row.iter_mut().zip(part(pixels, start, row_len)) {
-                        *slot = center_pixel(pixel);
-                    }
-                }
-                Image::Normalized(values) => {
-                    let normalization = self.normalization();
-                    let constants = normalization.mean.iter().zip(&normalization.std).take(channels).cycle();
-                    for (i, ((slot, &value), (&mean, &std))) in row
-                        .iter_mut()
-                        .zip(part(values, start, row_len))
-                        .zip(constants)
-                        .enumerate()
-                    {
-                        let (multiplier, offset) = pixel_constants(mean, std);
-                        let pixel = pixel_from_f32(value, multiplier, offset);
-                        *slot = center_pixel(pixel.map_err(|_| Error::NotANumber { index: start + i })?);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The final norm and the outputs.
-    fn write_outputs(&self, tokens: &[i16], shared: &mut Shared<'_>, out: Output<'_>) -> Result<(), Error> {
-        let header = &self.file.header;
-        let geometry = &header.geometry;
-        let dim = (geometry.dim).max(1);
-        let tail = section_index(geometry.depth, 0);
-        let norm = Norm {
-            multiplier: I32s(self.file.section(tail)),
-            offset: I32s(self.file.section(tail + 1)),
-            bits: header.norm_bits.into(),
-            epsilon: header.epsilon,
-        };
-        let shift = |bits: i8| norm.bits.saturating_add_signed(-i32::from(bits));
-        let mut rows = tokens.chunks_exact(dim);
-        let class = rows.next().unwrap_or(&[]);
-        let round = |value: i64, shift: u32| saturate_i16(round_shift(value, shift));
-        if let Some(out) = out.class {
-            let shift = shift(header.class_bits);
-            norm.row(class, out, |slot, value| *slot = round(value, shift));
-        }
-        let shift = shift(header.patch_bits);
-        if let Some(out) = out.patches {
-            for (row, out) in rows.clone().zip(out.chunks_exact_mut(dim)) {
-                norm.row(row, out, |slot, value| *slot = round(value, shift));
-            }
-        }
-        if let Some(out) = out.mean {
-            let sums = shared.sums(geometry)?;
-            sums.fill(0);
-            for row in rows {
-                norm.row(row, sums, |sum, value| {
-                    *sum = sum.wrapping_add(round(value, shift).into())
-                });
-            }
-            let inverse = reciprocal(geometry.patches() as u32);
-            let shift = header.mean_shift().unwrap_or(0);
-            for (slot, &sum) in out.iter_mut().zip(&*sums) {
-                *slot = round(i64::from(sum).wrapping_mul(inverse.mantissa), shift);
+                check(what, expected, slice.len())?;
             }
         }
         Ok(())

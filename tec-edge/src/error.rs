@@ -25,6 +25,13 @@ pub enum Error {
         /// Elements given.
         actual: usize,
     },
+    /// A patch to encode that the image does not have.
+    Patch {
+        /// Patches of an image.
+        patches: usize,
+        /// The number given.
+        patch: u32,
+    },
     /// The file does not begin as encoder files do.
     NotAnEncoder,
     /// The file is of a version this library does not read: export it again, or use the library of that version.
@@ -81,6 +88,9 @@ impl fmt::Display for Error {
                 )
             }
             Self::Length { what, expected, actual } => write!(f, "{what}: expected {expected}, got {actual}"),
+            Self::Patch { patches, patch } => {
+                write!(f, "there is no patch {patch}: the image has {patches}, counted from 0")
+            }
             Self::NotAnEncoder => write!(
                 f,
                 "not an encoder file: it does not begin as one; `tec quantize` writes them"

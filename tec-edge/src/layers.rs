@@ -1,17 +1,19 @@
-//! Linear layers and LayerNorm over a tile of tokens: the encoder's own, public so that each can be checked by itself.
+//! Linear layers and LayerNorm: the encoder's own, public so that each can be checked by itself.
 
-use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8, scale};
+use core::ops::Range;
 
-use crate::kernel;
+use tec_core::integer::{NormRow, norm_affine};
+
+use crate::kernel::{Group, Kernel, Lanes};
+use crate::panel::{PANEL, padded};
 use crate::views::part;
 
-pub use crate::plan::TILE;
 pub use crate::views::I32s;
 
 /// A linear layer with its requantization.
 #[derive(Clone, Copy)]
 pub struct Linear<'a> {
-    /// `[outputs, inner]`.
+    /// `[outputs, inner]` in panels ([`panel::pack`](crate::panel::pack)).
     pub weight: &'a [i8],
     /// Inputs of an output.
     pub inner: usize,
@@ -23,36 +25,39 @@ pub struct Linear<'a> {
     pub shift: u32,
 }
 
-impl<'a> Linear<'a> {
-    /// The layer of `count` outputs from `start` on.
-    pub fn outputs(&self, start: usize, count: usize) -> Self {
-        Self {
-            weight: part(
-                self.weight,
-                start.saturating_mul(self.inner),
-                count.saturating_mul(self.inner),
-            ),
-            bias: self.bias.part(start, count),
-            multiplier: self.multiplier.part(start, count),
-            ..*self
+impl Linear<'_> {
+    /// Applies some panels of the layer to rows of factors, as many as `inputs` has: calls `emit(first row, first output, values)` for each
+    /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0.
+    pub(crate) fn apply<K: Kernel>(
+        &self,
+        kernel: K,
+        inputs: &[K::Factor],
+        panels: Range<usize>,
+        mut emit: impl FnMut(usize, usize, &[Lanes<i16>]),
+    ) {
+        let stride = stride::<K>(self.inner);
+        let panel_len = padded(self.inner) * PANEL;
+        for panel in panels {
+            let output = panel * PANEL;
+            let weights = part(self.weight, panel * panel_len, panel_len);
+            let (bias, multiplier) = (self.bias.lanes(output), self.multiplier.lanes(output));
+            for (group, rows) in inputs.chunks((K::ROWS * stride).max(1)).enumerate() {
+                let count = rows.len() / stride.max(1);
+                let (mut sums, mut values) = (K::Sums::ZERO, K::Values::ZERO);
+                let (Some(sums), Some(values)) = (sums.as_mut().get_mut(..count), values.as_mut().get_mut(..count)) else {
+                    continue;
+                };
+                kernel.products(rows, stride, weights, sums);
+                kernel.requantize(sums, &bias, &multiplier, self.shift, values);
+                emit(group * K::ROWS, output, values);
+            }
         }
     }
+}
 
-    /// Applies the layer to a tile, `[up to TILE, inner]`: calls `emit(token, output, value)` with each rounded value, for
-    /// every token of the tile, which saturates it to its type.
-    #[inline(always)]
-    pub fn apply(&self, tile: &[i8], mut emit: impl FnMut(usize, usize, i64)) {
-        let count = tile.len() / self.inner.max(1);
-        let mut constants = self.bias.iter().zip(self.multiplier.iter());
-        kernel::tile_products(tile, self.inner, self.weight, |output, sums| {
-            let Some((bias, multiplier)) = constants.next() else {
-                return;
-            };
-            for (token, &sum) in sums.iter().enumerate().take(count) {
-                emit(token, output, scale(sum.wrapping_add(bias), multiplier, self.shift));
-            }
-        });
-    }
+/// Factors from one row to the next.
+pub(crate) const fn stride<K: Kernel>(inner: usize) -> usize {
+    padded(inner) + K::TAIL
 }
 
 /// A LayerNorm with its multipliers.
@@ -77,15 +82,5 @@ impl Norm<'_> {
         for ((slot, &x), (multiplier, offset)) in out.iter_mut().zip(token).zip(constants) {
             emit(slot, norm_affine(row.normalize(x), multiplier, offset, self.bits));
         }
-    }
-
-    /// Normalizes a tile of tokens, `[.., dim]`, to i8; returns the part of `out` that was written.
-    pub fn tile<'o>(&self, tokens: &[i16], dim: usize, out: &'o mut [i8]) -> &'o [i8] {
-        for (token, out) in tokens.chunks_exact(dim.max(1)).zip(out.chunks_exact_mut(dim.max(1))) {
-            self.row(token, out, |slot, value| {
-                *slot = saturate_i8(round_shift(value, self.bits))
-            });
-        }
-        part(out, 0, tokens.len())
     }
 }

@@ -17,19 +17,27 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
 mod aligned;
+mod back_end;
 mod block;
 mod encoder;
 mod error;
 pub mod format;
-pub mod kernel;
+mod kernel;
 pub mod layers;
+pub mod panel;
 mod plan;
+mod run;
+mod team;
 mod trace;
 mod views;
 
 pub use aligned::{ALIGNMENT, Aligned};
-pub use encoder::{Encoder, Image, Output, OutputKind, Outputs};
+pub use back_end::BackEnd;
+pub use encoder::{Encoder, Image, Options, Output, OutputKind, Outputs};
 pub use error::Error;
 pub use format::{Geometry, MAGIC, Pool};
 pub use trace::{Stage, Trace, TraceValues};

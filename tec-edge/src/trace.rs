@@ -82,6 +82,9 @@ pub enum TraceValues<'v> {
 
 /// Receives what an encoder computes on the way ([`Encoder::encode_traced`](crate::Encoder::encode_traced)).
 pub trait Trace {
+    /// Whether anything is received.
+    const RECORDS: bool = true;
+
     /// `values` are the stage's elements from `offset` on, in the stage's row-major order, of a block (0 for
     /// [`Stage::Embedding`]). A stage comes in parts, in any order, each element once.
     fn record(&mut self, stage: Stage, block: usize, offset: usize, values: TraceValues<'_>);
@@ -91,6 +94,8 @@ pub trait Trace {
 pub(crate) struct NoTrace;
 
 impl Trace for NoTrace {
+    const RECORDS: bool = false;
+
     #[inline(always)]
     fn record(&mut self, _: Stage, _: usize, _: usize, _: TraceValues<'_>) {}
 }

@@ -7,7 +7,7 @@ use crate::Error;
 /// The first eight bytes of a file. The end-of-file and line-feed characters show transfers that change text.
 pub const MAGIC: [u8; 8] = *b"TECENC\x1a\n";
 /// The version this library reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 144;
 /// Longest name in bytes.
@@ -106,7 +106,8 @@ impl Header {
         check(
             "mean_bits",
             i32::from(self.mean_bits) as u32,
-            self.mean_shift().is_some(),
+            // Of all patches or one; of any number between it lies between.
+            [1, self.geometry.patches()].iter().all(|&patches| self.mean_shift(patches).is_some()),
         )?;
         let channels = self.geometry.channels;
         for (i, (&mean, &std)) in self.normalization.mean.iter().zip(&self.normalization.std).enumerate() {
@@ -129,9 +130,9 @@ impl Header {
         Ok(())
     }
 
-    /// The shift that takes a sum over the patches, times the mantissa of the reciprocal of their number, to the mean's scale.
-    pub(crate) fn mean_shift(&self) -> Option<u32> {
-        let inverse = tec_core::integer::reciprocal(u32::try_from(self.geometry.patches()).ok()?);
+    /// The shift that takes a sum over the patches, times the mantissa of the reciprocal of `patches`, their number, to the mean's scale.
+    pub(crate) fn mean_shift(&self, patches: usize) -> Option<u32> {
+        let inverse = tec_core::integer::reciprocal(u32::try_from(patches).ok()?);
         let shift = inverse
             .shift
             .checked_add_signed(i32::from(self.patch_bits) - i32::from(self.mean_bits))?;

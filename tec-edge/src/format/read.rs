@@ -3,6 +3,7 @@
 use super::header::{MAGIC, MAX_EPSILON, MAX_SHIFT, NORM_BITS, VERSION};
 use super::section::{Content, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, TABLE_ENTRY_LEN, sections};
 use super::{BLOCK_SECTIONS, HEAD_SECTIONS, HEADER_LEN, Header, Section, checksum};
+use crate::panel::padding_is_zero;
 use crate::views::I32s;
 use crate::{ALIGNMENT, Error};
 
@@ -84,7 +85,7 @@ impl<'a> File<'a> {
             let content = self
                 .placed(&expected)
                 .ok_or(invalid("it reaches beyond the file's end"))?;
-            check_content(expected.section.content(), content).map_err(invalid)?;
+            check_content(expected.section.content(&self.header.geometry), content).map_err(invalid)?;
         }
         match end {
             Some(end) if end == self.bytes.len() as u64 => Ok(()),
@@ -134,9 +135,10 @@ fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
     let (ok, reason) = match content {
         Content::Any => (true, ""),
         // No early exit: the whole pass vectorises.
-        Content::Weight => (
-            !bytes.iter().fold(false, |found, &w| found | (w == 0x80)),
-            "a weight is -128",
+        Content::Weight { .. } if bytes.iter().fold(false, |found, &w| found | (w == 0x80)) => (false, "a weight is -128"),
+        Content::Weight { outputs, inner } => (
+            padding_is_zero(bytemuck::cast_slice(bytes), outputs, inner),
+            "a weight beyond its last row or column is not 0",
         ),
         Content::Bias => (
             I32s(bytes).iter().all(|b| (-MAX_BIAS..=MAX_BIAS).contains(&b)),

@@ -1,13 +1,14 @@
 //! The sections of a file: what they hold, their order and their lengths.
 
 use super::Geometry;
+use crate::panel::panels_len;
 
-/// What a section holds. Matrices are row-major, one row an output channel.
+/// What a section holds. Weight matrices lie in panels ([`panel`](crate::panel)); all else is row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u16)]
 pub enum Section {
-    /// Patch projection, i8 `[dim, patch_size, patch_size, channels]`.
+    /// Patch projection, i8 `[dim, patch_size, patch_size, channels]` in panels.
     PatchWeight = 1,
     /// i32 `[dim]`.
     PatchBias = 2,
@@ -24,7 +25,7 @@ pub enum Section {
     Norm1Multiplier = 17,
     /// i32 `[dim]`.
     Norm1Offset = 18,
-    /// i8 `[3, heads, head width, dim]`.
+    /// i8 `[3, heads, head width, dim]` in panels.
     QkvWeight = 19,
     /// i32 `[3 * dim]`.
     QkvBias = 20,
@@ -34,7 +35,7 @@ pub enum Section {
     SoftmaxMultiplier = 22,
     /// From mean of values to the input of proj, i32 `[dim]`.
     AttentionMultiplier = 23,
-    /// i8 `[dim, dim]`.
+    /// i8 `[dim, dim]` in panels.
     ProjWeight = 24,
     /// i32 `[dim]`.
     ProjBias = 25,
@@ -44,7 +45,7 @@ pub enum Section {
     Norm2Multiplier = 27,
     /// i32 `[dim]`.
     Norm2Offset = 28,
-    /// i8 `[hidden, dim]`.
+    /// i8 `[hidden, dim]` in panels.
     Fc1Weight = 29,
     /// i32 `[hidden]`.
     Fc1Bias = 30,
@@ -52,7 +53,7 @@ pub enum Section {
     Fc1Multiplier = 31,
     /// i8 `[256]`.
     GeluTable = 32,
-    /// i8 `[dim, hidden]`.
+    /// i8 `[dim, hidden]` in panels.
     Fc2Weight = 33,
     /// i32 `[dim]`.
     Fc2Bias = 34,
@@ -109,8 +110,8 @@ pub const MAX_BIAS: i32 = 1 << 30;
 /// What the bytes of a section are, for their validation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// i8, −128 excluded.
-    Weight,
+    /// i8 panels, −128 excluded, of this many outputs and inputs.
+    Weight { outputs: usize, inner: usize },
     /// i32 of at most [`MAX_BIAS`].
     Bias,
     /// i32, not negative.
@@ -128,28 +129,44 @@ impl Section {
     pub(crate) fn len(self, geometry: &Geometry, name_len: u8) -> u64 {
         let dim = geometry.dim as u64;
         let hidden = geometry.hidden as u64;
+        if let Some((outputs, inner)) = self.matrix(geometry) {
+            return panels_len(outputs, inner) as u64;
+        }
         match self {
-            PatchWeight => dim * geometry.patch_len() as u64,
             PatchBias | PatchMultiplier | Norm1Multiplier | Norm1Offset | AttentionMultiplier | ProjBias
             | ProjMultiplier | Norm2Multiplier | Norm2Offset | Fc2Bias | Fc2Multiplier | NormMultiplier
             | NormOffset => 4 * dim,
             ClassToken => 2 * dim,
             Position => 2 * dim * geometry.patches() as u64,
             Scales => SCALES_LEN as u64,
-            QkvWeight => 3 * dim * dim,
             QkvBias | QkvMultiplier => 12 * dim,
             SoftmaxMultiplier => 4 * geometry.heads as u64,
-            ProjWeight => dim * dim,
-            Fc1Weight | Fc2Weight => dim * hidden,
             Fc1Bias | Fc1Multiplier => 4 * hidden,
             GeluTable => 256,
             Name => name_len.into(),
+            // Matrices: above.
+            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => 0,
         }
     }
 
-    pub(crate) fn content(self) -> Content {
+    /// Outputs and inputs of a weight matrix; `None` for what is none.
+    pub fn matrix(self, geometry: &Geometry) -> Option<(usize, usize)> {
+        let dim = geometry.dim;
         match self {
-            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => Content::Weight,
+            PatchWeight => Some((dim, geometry.patch_len())),
+            QkvWeight => Some((3 * dim, dim)),
+            ProjWeight => Some((dim, dim)),
+            Fc1Weight => Some((geometry.hidden, dim)),
+            Fc2Weight => Some((dim, geometry.hidden)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn content(self, geometry: &Geometry) -> Content {
+        if let Some((outputs, inner)) = self.matrix(geometry) {
+            return Content::Weight { outputs, inner };
+        }
+        match self {
             PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => Content::Bias,
             SoftmaxMultiplier => Content::NotNegative,
             Self::Scales => Content::Scales,

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use tec_edge::format::{Header, Normalization, SCALES_EPSILON_AT, Section, file_len, write};
+use tec_edge::panel::pack;
 use tec_edge::{Geometry, Pool};
 
 /// SplitMix64.
@@ -103,7 +104,9 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
         let sum = 5400.0 * (inner(section) as f64).sqrt();
         match section {
             PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => {
-                bytes.iter_mut().for_each(|slot| *slot = random.range(-127, 127) as u8);
+                let (outputs, inner) = section.matrix(&header.geometry).unwrap();
+                let rows: Vec<i8> = (0..outputs * inner).map(|_| random.range(-127, 127) as i8).collect();
+                pack(&rows, inner, bytemuck::cast_slice_mut(bytes));
             }
             GeluTable => bytes.iter_mut().for_each(|slot| *slot = random.next() as u8),
             Name => bytes.copy_from_slice("tin\u{e9}".as_bytes()),
@@ -176,11 +179,13 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
             .collect()
     };
     let linear = |x: &[i128], w: Section, bias: Section, m: Section, b: usize, inner: usize, shift: u8, limit: i128| {
-        let (weight, bias, multiplier) = (i8s(w, b), words(bias, b), words(m, b));
+        let (panels, bias, multiplier) = (i8s(w, b), words(bias, b), words(m, b));
+        let quads = inner.div_ceil(4);
+        let weight = |o: usize, k: usize| panels[((o / 16 * quads + k / 4) * 16 + o % 16) * 4 + k % 4];
         let mut out = Vec::new();
         for row in x.chunks(inner) {
             for o in 0..bias.len() {
-                let sum: i128 = (0..inner).map(|k| row[k] * weight[o * inner + k]).sum();
+                let sum: i128 = (0..inner).map(|k| row[k] * weight(o, k)).sum();
                 assert!((sum + bias[o]).abs() < 1 << 31, "an accumulator overflows");
                 out.push(round((sum + bias[o]) * multiplier[o], shift).clamp(-limit - 1, limit));
             }

@@ -1,0 +1,105 @@
+//! The kernels: what a processor does its own way, behind one trait. All give the same integers.
+//!
+//! The scalar kernel is plain Rust over `tec_core::integer` and forbids nothing a compiler may do; the others are tested against it,
+//! whole encoders and single calls, over the whole range of their arguments.
+
+mod scalar;
+
+use bytemuck::Pod;
+use tec_core::integer::softmax_weights;
+
+use crate::layers::Norm;
+use crate::panel::PANEL;
+
+pub(crate) use scalar::Scalar;
+
+/// One value for each output of a panel.
+pub(crate) type Lanes<T> = [T; PANEL];
+
+/// One value for each row of a group and each output of a panel.
+pub(crate) trait Group<T>: AsMut<[Lanes<T>]> {
+    const ZERO: Self;
+}
+
+impl<const ROWS: usize> Group<i32> for [Lanes<i32>; ROWS] {
+    const ZERO: Self = [[0; PANEL]; ROWS];
+}
+
+impl<const ROWS: usize> Group<i16> for [Lanes<i16>; ROWS] {
+    const ZERO: Self = [[0; PANEL]; ROWS];
+}
+
+/// Activations that enter products: rows of `padded(inner)` factors each, the last ones zeros where `inner` is no whole number of quads,
+/// and [`Kernel::TAIL`] more.
+///
+/// `rows` has [`Kernel::ROWS`] rows at most in every call. Rows that a slice is too short for are left out.
+pub(crate) trait Kernel: Copy + Send + Sync {
+    /// An i8 activation as the kernel reads it.
+    type Factor: Pod + Send + Sync;
+    /// Sums of a group of rows.
+    type Sums: Group<i32>;
+    /// Layer outputs of a group of rows.
+    type Values: Group<i16>;
+    /// Rows of a group.
+    const ROWS: usize;
+    /// Factors behind each row that the kernel uses for itself.
+    const TAIL: usize = 0;
+
+    /// The factor of an activation.
+    fn factor(self, q: i8) -> Self::Factor;
+
+    /// The activation of a factor.
+    fn activation(self, factor: Self::Factor) -> i8;
+
+    /// Where in a row the factor of an input lies: within its quad.
+    #[inline(always)]
+    fn at(self, input: usize) -> usize {
+        input
+    }
+
+    /// Called for each finished row, `[padded(inner) + TAIL]`, before it enters [`products`](Self::products).
+    fn finish(self, row: &mut [Self::Factor]) {
+        let _ = row;
+    }
+
+    /// Products of rows, `stride` factors apart, with a panel of weights: `sums[row][output]`.
+    fn products(self, rows: &[Self::Factor], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]);
+
+    /// A key as [`scores`](Self::scores) reads it.
+    fn key(self, k: i8) -> i8 {
+        k
+    }
+
+    /// Products of queries, `stride` factors apart, with a panel of keys: `scores[row][key]`, up to one number for each row.
+    fn scores(self, queries: &[Self::Factor], stride: usize, keys: &[i8], scores: &mut [Lanes<i32>]) {
+        self.products(queries, stride, keys, scores);
+    }
+
+    /// Adds to `sums` the products of softmax weights with a panel of values (channels are the outputs, tokens the inputs). Rows of weights
+    /// are `stride` apart.
+    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]);
+
+    /// `clamp16(round((sum + bias) · multiplier, shift))`.
+    fn requantize(
+        self,
+        sums: &[Lanes<i32>],
+        bias: &Lanes<i32>,
+        multiplier: &Lanes<i32>,
+        shift: u32,
+        values: &mut [Lanes<i16>],
+    );
+
+    /// A token's norm, each value rounded and limited to i8, where [`at`](Self::at) says.
+    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [Self::Factor]);
+
+    /// Softmax weights of a row of scores; returns their sum ([`softmax_weights`]).
+    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        softmax_weights(scores, multiplier, shift, weights)
+    }
+}
+
+/// Rows of `len` values, `stride` apart.
+#[inline(always)]
+pub(crate) fn rows<T>(all: &[T], stride: usize, len: usize) -> impl Iterator<Item = &[T]> {
+    all.chunks(stride.max(1)).filter_map(move |row| row.get(..len))
+}

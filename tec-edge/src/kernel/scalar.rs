@@ -1,0 +1,74 @@
+//! The kernel that every processor has: the definition, in a loop order that compilers vectorize.
+
+use tec_core::integer::{round_shift, saturate_i8, saturate_i16, scale};
+
+use super::{Kernel, Lanes, rows};
+use crate::layers::Norm;
+use crate::panel::{PANEL, QUAD};
+
+/// Plain Rust.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Kernel for Scalar {
+    type Factor = i8;
+    type Sums = [Lanes<i32>; Self::ROWS];
+    type Values = [Lanes<i16>; Self::ROWS];
+    const ROWS: usize = 4;
+
+    fn factor(self, q: i8) -> i8 {
+        q
+    }
+
+    fn activation(self, factor: i8) -> i8 {
+        factor
+    }
+
+    fn products(self, activations: &[i8], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
+        let (quads, _) = panel.as_chunks::<{ PANEL * QUAD }>();
+        for (row, sums) in rows(activations, stride, quads.len() * QUAD).zip(sums) {
+            *sums = [0; PANEL];
+            add_products(row, quads, sums);
+        }
+    }
+
+    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
+        let (quads, _) = values.as_chunks::<{ PANEL * QUAD }>();
+        for (row, sums) in rows(weights, stride, quads.len() * QUAD).zip(sums) {
+            add_products(row, quads, sums);
+        }
+    }
+
+    fn requantize(
+        self,
+        sums: &[Lanes<i32>],
+        bias: &Lanes<i32>,
+        multiplier: &Lanes<i32>,
+        shift: u32,
+        values: &mut [Lanes<i16>],
+    ) {
+        for (sums, values) in sums.iter().zip(values) {
+            for (((value, sum), bias), multiplier) in values.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+                *value = saturate_i16(scale(sum.wrapping_add(*bias), *multiplier, shift));
+            }
+        }
+    }
+
+    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
+        norm.row(token, out, |slot, value| {
+            *slot = saturate_i8(round_shift(value, norm.bits));
+        });
+    }
+}
+
+/// Sums wrap where they could overflow, which the reader's caps rule out.
+#[inline(always)]
+fn add_products<T: Copy + Into<i32>>(row: &[T], quads: &[[i8; PANEL * QUAD]], sums: &mut Lanes<i32>) {
+    for (factors, weights) in row.as_chunks::<QUAD>().0.iter().zip(quads) {
+        for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+            for (&factor, &weight) in factors.iter().zip(weights) {
+                *sum = sum.wrapping_add(factor.into() * i32::from(weight));
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! One image's way through the encoder, by any kernel, by one thread or several.
+
+use bytemuck::Zeroable;
+use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32, reciprocal, round_shift, saturate_i16};
+
+use crate::block::Block;
+use crate::encoder::{Encoder, Image, Options, Output};
+use crate::format::{HEAD_SECTIONS, Section, section_index};
+use crate::kernel::Kernel;
+use crate::layers::{Linear, Norm, stride};
+use crate::panel::PANEL;
+use crate::plan::{Memory, Part, Plan, Rest};
+use crate::team::Team;
+use crate::trace::{NoTrace, Stage, Trace, TraceValues};
+use crate::views::{I16s, I32s, part_mut};
+use crate::{Error, Geometry};
+
+/// An image on its way.
+pub(crate) struct Run<'r, 'a, K, T> {
+    pub(crate) encoder: &'r Encoder<'a>,
+    pub(crate) kernel: K,
+    pub(crate) team: T,
+    pub(crate) options: Options<'r>,
+    pub(crate) image: Image<'r>,
+}
+
+/// What is done to all tokens before the next thing begins.
+enum Pass<'p, 'a> {
+    Embed,
+    KeysAndValues(&'p Block<'a>),
+    AttentionAndMlp(&'p Block<'a>, &'p [i8]),
+}
+
+/// How the memory was split.
+struct Layout {
+    plan: Plan,
+    tile_len: usize,
+    rows: usize,
+}
+
+impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
+    /// Encodes the image. What `trace` records needs one worker.
+    pub(crate) fn run(&self, scratch: &mut [u8], out: Output<'_>, trace: &mut impl Trace) -> Result<(), Error> {
+        let geometry = self.encoder.geometry();
+        let plan = self.encoder.plan(&self.options, out.outputs());
+        let Memory {
+            tokens,
+            kept,
+            tiles,
+            tile_len,
+            rows,
+        } = plan.split::<K>(scratch)?;
+        let layout = Layout { plan, tile_len, rows };
+        self.pass(&layout, &Pass::Embed, tokens, &mut [], tiles, trace)?;
+        trace.record(Stage::Embedding, 0, 0, TraceValues::I16(tokens));
+        for index in 0..geometry.depth {
+            let block = Block::read(self.encoder.file(), index)?;
+            self.pass(&layout, &Pass::KeysAndValues(&block), tokens, kept, tiles, trace)?;
+            self.pass(&layout, &Pass::AttentionAndMlp(&block, kept), tokens, &mut [], tiles, trace)?;
+        }
+        self.write_outputs(tokens, tiles, out)
+    }
+
+    fn pass(
+        &self,
+        layout: &Layout,
+        pass: &Pass<'_, '_>,
+        tokens: &mut [i16],
+        kept: &mut [i8],
+        tiles: &mut [u8],
+        trace: &mut impl Trace,
+    ) -> Result<(), Error> {
+        let all = Part {
+            workers: 0..layout.plan.workers,
+            tokens,
+            kept,
+            tiles,
+        };
+        self.share_out(layout, pass, all, trace)
+    }
+
+    /// Divides the work among the workers, half by half.
+    fn share_out(
+        &self,
+        layout: &Layout,
+        pass: &Pass<'_, '_>,
+        part: Part<'_>,
+        trace: &mut impl Trace,
+    ) -> Result<(), Error> {
+        if part.workers.len() <= 1 {
+            return self.work(layout, pass, part, trace);
+        }
+        let middle = part.workers.start + part.workers.len() / 2;
+        let (first, second) = part.split(&layout.plan, layout.tile_len, middle).ok_or(SHORT)?;
+        let (first, second) = self.team.join(
+            || self.share_out(layout, pass, first, &mut NoTrace),
+            || self.share_out(layout, pass, second, &mut NoTrace),
+        );
+        first.and(second)
+    }
+
+    fn work(&self, layout: &Layout, pass: &Pass<'_, '_>, part: Part<'_>, trace: &mut impl Trace) -> Result<(), Error> {
+        let Layout { plan, rows, .. } = layout;
+        match pass {
+            Pass::Embed => self.embed(layout, part),
+            Pass::KeysAndValues(block) => block.keys_and_values(self.kernel, plan, *rows, part, trace).ok_or(SHORT),
+            Pass::AttentionAndMlp(block, kept) => block
+                .attention_and_mlp(self.kernel, plan, *rows, kept, part, trace)
+                .ok_or(SHORT),
+        }
+    }
+
+    /// Writes the tokens that enter the first block.
+    fn embed(&self, layout: &Layout, part: Part<'_>) -> Result<(), Error> {
+        let Geometry { dim, .. } = *self.encoder.geometry();
+        let patch_len = self.encoder.geometry().patch_len();
+        let section = |section| {
+            let index = HEAD_SECTIONS.iter().position(|&s| s == section);
+            self.encoder.file().section(index.unwrap_or(usize::MAX))
+        };
+        let projection = Linear {
+            weight: bytemuck::cast_slice(section(Section::PatchWeight)),
+            inner: patch_len,
+            bias: I32s(section(Section::PatchBias)),
+            multiplier: I32s(section(Section::PatchMultiplier)),
+            shift: self.encoder.header().patch_shift.into(),
+        };
+        let (class, positions) = (I16s(section(Section::ClassToken)), I16s(section(Section::Position)));
+        let share = layout.plan.share(part.workers);
+        for (token, slots) in share.clone().zip(part.tokens.chunks_exact_mut(dim.max(1))) {
+            // The class token, then the patches' positions.
+            let values = match token.checked_sub(1) {
+                None => class,
+                Some(number) => positions.part(self.patch(number) * dim, dim),
+            };
+            slots.iter_mut().zip(values.iter()).for_each(|(slot, value)| *slot = value);
+        }
+        let has_class = share.start == 0 && !share.is_empty();
+        let patches = part.tokens.get_mut(usize::from(has_class) * dim..).unwrap_or_default();
+        let first = (share.start + usize::from(has_class)).saturating_sub(1);
+        let row_len = stride::<K>(patch_len);
+        let factors = Rest(part.tiles).take::<K::Factor>(layout.rows * row_len).ok_or(SHORT)?;
+        for (number, tile) in patches.chunks_mut((layout.rows * dim).max(1)).enumerate() {
+            let count = tile.len() / dim.max(1);
+            let factors = part_mut(factors, 0, count * row_len);
+            for (i, row) in factors.chunks_exact_mut(row_len.max(1)).enumerate() {
+                part_mut(row, patch_len, row_len - patch_len).fill(K::Factor::zeroed());
+                self.gather(self.patch(first + number * layout.rows + i), row)?;
+                self.kernel.finish(row);
+            }
+            projection.apply(self.kernel, factors, 0..dim.div_ceil(PANEL), |row, output, values| {
+                for (token, values) in (row..).zip(values) {
+                    let slots = part_mut(tile, token * dim + output, PANEL.min(dim - output));
+                    for (slot, &value) in slots.iter_mut().zip(values) {
+                        // The position is there already.
+                        *slot = slot.saturating_add(value);
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The patch that a token after the class token comes from.
+    fn patch(&self, number: usize) -> usize {
+        match self.options.patches {
+            None => number,
+            Some(patches) => patches.get(number).map_or(0, |&patch| patch as usize),
+        }
+    }
+
+    /// Collects one patch, `[patch_size, patch_size, channels]`, as factors of centered pixels.
+    fn gather(&self, patch: usize, out: &mut [K::Factor]) -> Result<(), Error> {
+        let geometry = self.encoder.geometry();
+        let channels = geometry.channels;
+        let size = geometry.patch_size;
+        let grid = geometry.grid().max(1);
+        let row_len = size * channels;
+        let (top, left) = (patch / grid * size, patch % grid * row_len);
+        let mut put = |i: usize, pixel| {
+            if let Some(slot) = out.get_mut(self.kernel.at(i)) {
+                *slot = self.kernel.factor(center_pixel(pixel));
+            }
+        };
+        for y in 0..size {
+            let start = (top + y) * geometry.image_size * channels + left;
+            let place = y * row_len;
+            match self.image {
+                Image::Pixels(pixels) => {
+                    let row = pixels.get(start..start + row_len).unwrap_or_default();
+                    row.iter().enumerate().for_each(|(x, &pixel)| put(place + x, pixel));
+                }
+                Image::Normalized(values) => {
+                    let normalization = self.encoder.normalization();
+                    let constants = normalization.mean.iter().zip(&normalization.std).take(channels).cycle();
+                    let row = values.get(start..start + row_len).unwrap_or_default();
+                    for (x, (&value, (&mean, &std))) in row.iter().zip(constants).enumerate() {
+                        let (multiplier, offset) = pixel_constants(mean, std);
+                        let pixel = pixel_from_f32(value, multiplier, offset);
+                        put(place + x, pixel.map_err(|_| Error::NotANumber { index: start + x })?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The final norm and the outputs.
+    fn write_outputs(&self, tokens: &[i16], memory: &mut [u8], out: Output<'_>) -> Result<(), Error> {
+        let header = self.encoder.header();
+        let geometry = &header.geometry;
+        let dim = (geometry.dim).max(1);
+        let tail = section_index(geometry.depth, 0);
+        let norm = Norm {
+            multiplier: I32s(self.encoder.file().section(tail)),
+            offset: I32s(self.encoder.file().section(tail + 1)),
+            bits: header.norm_bits.into(),
+            epsilon: header.epsilon,
+        };
+        let shift = |bits: i8| norm.bits.saturating_add_signed(-i32::from(bits));
+        let mut rows = tokens.chunks_exact(dim);
+        let class = rows.next().unwrap_or(&[]);
+        let round = |value: i64, shift: u32| saturate_i16(round_shift(value, shift));
+        if let Some(out) = out.class {
+            let shift = shift(header.class_bits);
+            norm.row(class, out, |slot, value| *slot = round(value, shift));
+        }
+        let shift = shift(header.patch_bits);
+        if let Some(out) = out.patches {
+            for (row, out) in rows.clone().zip(out.chunks_exact_mut(dim)) {
+                norm.row(row, out, |slot, value| *slot = round(value, shift));
+            }
+        }
+        if let Some(out) = out.mean {
+            let sums = Rest(memory).take::<i32>(geometry.dim).ok_or(SHORT)?;
+            sums.fill(0);
+            let count = rows.len();
+            for row in rows {
+                norm.row(row, sums, |sum, value| {
+                    *sum = sum.wrapping_add(round(value, shift).into())
+                });
+            }
+            let inverse = reciprocal(count as u32);
+            let shift = header.mean_shift(count).unwrap_or(0);
+            for (slot, &sum) in out.iter_mut().zip(&*sums) {
+                *slot = round(i64::from(sum).wrapping_mul(inverse.mantissa), shift);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to say if the memory did not suffice, which [`Plan::split`] rules out.
+const SHORT: Error = Error::Length {
+    what: "scratch memory's bytes",
+    expected: usize::MAX,
+    actual: 0,
+};
