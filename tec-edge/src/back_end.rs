@@ -2,6 +2,8 @@
 
 use crate::encoder::{Encoder, Image, Options, Output};
 use crate::kernel::{Kernel, Scalar};
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+use crate::kernel::x86::Avx2;
 use crate::plan::Plan;
 use crate::run::Run;
 #[cfg(not(feature = "std"))]
@@ -12,12 +14,28 @@ use crate::trace::Trace;
 use crate::Error;
 
 /// A way to compute. All give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct BackEnd(Which);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Which {
     Scalar,
+    #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+    Avx2(Avx2),
+}
+
+/// Does something with the kernel of a back end.
+macro_rules! with_kernel {
+    ($back_end:expr, $kernel:ident => $do:expr) => {
+        match $back_end.0 {
+            Which::Scalar => {
+                let $kernel = Scalar;
+                $do
+            }
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::Avx2($kernel) => $do,
+        }
+    };
 }
 
 impl BackEnd {
@@ -26,7 +44,12 @@ impl BackEnd {
 
     /// Those that this processor can execute, the best first.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::SCALAR].into_iter()
+        let all = [
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Avx2::new().map(Which::Avx2),
+            Some(Which::Scalar),
+        ];
+        all.into_iter().flatten().map(Self)
     }
 
     /// The best that this processor can execute.
@@ -34,17 +57,17 @@ impl BackEnd {
         Self::all().next().unwrap_or(Self::SCALAR)
     }
 
-    /// Its name: `scalar`.
+    /// Its name: `scalar`, `avx2`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Which::Scalar => "scalar",
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::Avx2(_) => "avx2",
         }
     }
 
     pub(crate) fn scratch_len(self, plan: &Plan, rows: usize) -> usize {
-        match self.0 {
-            Which::Scalar => plan.len::<Scalar>(rows),
-        }
+        with_kernel!(self, kernel => least(kernel, plan, rows))
     }
 
     pub(crate) fn encode(
@@ -56,10 +79,12 @@ impl BackEnd {
         out: Output<'_>,
         trace: &mut impl Trace,
     ) -> Result<(), Error> {
-        match self.0 {
-            Which::Scalar => run(encoder, Scalar, options, image, scratch, out, trace),
-        }
+        with_kernel!(self, kernel => run(encoder, kernel, options, image, scratch, out, trace))
     }
+}
+
+fn least<K: Kernel>(_: K, plan: &Plan, rows: usize) -> usize {
+    plan.len::<K>(rows)
 }
 
 fn run<K: Kernel>(

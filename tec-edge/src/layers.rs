@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use tec_core::integer::{NormRow, norm_affine};
+use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8};
 
 use crate::kernel::{Group, Kernel, Lanes};
 use crate::panel::{PANEL, padded};
@@ -81,6 +81,18 @@ impl Norm<'_> {
         let constants = self.multiplier.iter().zip(self.offset.iter());
         for ((slot, &x), (multiplier, offset)) in out.iter_mut().zip(token).zip(constants) {
             emit(slot, norm_affine(row.normalize(x), multiplier, offset, self.bits));
+        }
+    }
+
+    /// Calls `emit(i, value)` for the channels `start + i` of a token, with the value rounded and limited to i8.
+    #[inline(always)]
+    pub(crate) fn values(&self, row: &NormRow, token: &[i16], start: usize, mut emit: impl FnMut(usize, i8)) {
+        let count = token.len().saturating_sub(start);
+        let (multipliers, offsets) = (self.multiplier.part(start, count), self.offset.part(start, count));
+        let constants = multipliers.iter().zip(offsets.iter());
+        for (i, (&x, (multiplier, offset))) in token.iter().skip(start).zip(constants).enumerate() {
+            let value = norm_affine(row.normalize(x), multiplier, offset, self.bits);
+            emit(i, saturate_i8(round_shift(value, self.bits)));
         }
     }
 }

@@ -15,7 +15,7 @@
 //! operation but the matrix products is `tec_core::integer`'s. Nothing here panics, whatever the file, the image or the
 //! lengths of the slices.
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "simd"), forbid(unsafe_code))]
 
 #[cfg(feature = "std")]
 extern crate std;

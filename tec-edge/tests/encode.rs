@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Bytes, Random, file, geometry, header, reference};
-use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
+use common::{Bytes, Random, file, geometry, header, reference, reference_of};
+use tec_edge::{BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs};
 
+#[derive(Debug, PartialEq)]
 struct Encoded {
     class: Vec<i16>,
     mean: Vec<i16>,
@@ -12,19 +13,25 @@ struct Encoded {
 }
 
 fn encode(encoder: &Encoder<'_>, image: Image<'_>, poison: u8) -> Encoded {
-    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), poison);
-    let dim = encoder.output_len(OutputKind::Class);
+    encode_with(encoder, &Options::default(), image, 0, poison)
+}
+
+/// With `more` bytes of scratch memory than needed.
+fn encode_with(encoder: &Encoder<'_>, options: &Options<'_>, image: Image<'_>, more: usize, poison: u8) -> Encoded {
+    let mut scratch = Bytes::filled(encoder.scratch_len_with(options, Outputs::ALL) + more, poison);
+    let dim = encoder.geometry().dim;
+    let patches = options.patches.map_or(encoder.geometry().patches(), <[u32]>::len);
     let mut out = Encoded {
         class: vec![7; dim],
         mean: vec![7; dim],
-        patches: vec![7; encoder.output_len(OutputKind::Patches)],
+        patches: vec![7; patches * dim],
     };
     let output = Output {
         class: Some(&mut out.class),
         mean: Some(&mut out.mean),
         patches: Some(&mut out.patches),
     };
-    encoder.encode(image, scratch.get_mut(), output).unwrap();
+    encoder.encode_with(options, image, scratch.get_mut(), output).unwrap();
     out
 }
 
@@ -82,14 +89,16 @@ fn gives_the_bits_of_the_specification() {
                 header.class_bits = -5;
             }
             let bytes = Bytes::new(&file(&header, i as u64, wild));
-            let encoder = Encoder::from_bytes(bytes.get()).unwrap();
-            for seed in 0..3 {
+            for seed in 0..3 * BackEnd::all().count() as u64 {
+                let back_end = BackEnd::all().nth(seed as usize / 3).unwrap();
+                let encoder = Encoder::from_bytes(bytes.get()).unwrap().with_back_end(back_end);
                 let pixels = pixels(&encoder, seed);
                 let got = encode(&encoder, Image::Pixels(&pixels), 0);
                 let expected = reference(&header, bytes.get(), &pixels);
-                assert_eq!(got.class, expected.class, "class, geometry {i}, wild {wild}");
-                assert_eq!(got.patches, expected.patches, "patches, geometry {i}, wild {wild}");
-                assert_eq!(got.mean, expected.mean, "mean, geometry {i}, wild {wild}");
+                let what = format!("{}, geometry {i}, wild {wild}", back_end.name());
+                assert_eq!(got.class, expected.class, "class, {what}");
+                assert_eq!(got.patches, expected.patches, "patches, {what}");
+                assert_eq!(got.mean, expected.mean, "mean, {what}");
                 let alive = got
                     .patches
                     .iter()
@@ -255,4 +264,66 @@ fn scratch_is_small() {
     println!("scratch: {small} bytes for dim 96 at 32×32 patch 4, {tiny} bytes for ViT-Ti/16 at 224×224");
     assert!(small <= 32 * 1024, "{small}");
     assert!(tiny <= 256 * 1024, "{tiny}");
+}
+
+/// Every back end, with any number of workers, any scratch memory and any patches, gives the scalar back end's bits, or the
+/// reference's where there is one.
+#[test]
+fn neither_back_end_nor_workers_nor_memory_change_a_bit() {
+    let larger = Geometry {
+        image_size: 24,
+        patch_size: 2,
+        channels: 3,
+        dim: 64,
+        depth: 2,
+        heads: 2,
+        hidden: 144,
+    };
+    for (i, geometry) in geometries().into_iter().chain([larger]).enumerate() {
+        for wild in [false, true] {
+            let header = header(geometry);
+            let bytes = Bytes::new(&file(&header, 40 + i as u64, wild));
+            let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+            let image = pixels(&encoder, 5);
+            let scalar = encode(&encoder.with_back_end(BackEnd::SCALAR), Image::Pixels(&image), 0);
+            let last = geometry.patches() as u32 - 1;
+            let some: Vec<u32> = (0..=last).rev().step_by(2).collect();
+            let expected = reference_of(&header, bytes.get(), &image, &some);
+            for back_end in BackEnd::all() {
+                let encoder = encoder.with_back_end(back_end);
+                for workers in [1, 2, 3, 7, 300] {
+                    for more in [0, 100, 5_000, 200_000] {
+                        let what = format!("{}, geometry {i}, {workers} workers, {more} more bytes", back_end.name());
+                        let options = Options { workers, patches: None };
+                        let got = encode_with(&encoder, &options, Image::Pixels(&image), more, 0xA5);
+                        assert_eq!(got, scalar, "{what}");
+                        let options = Options { workers, patches: Some(&some) };
+                        let got = encode_with(&encoder, &options, Image::Pixels(&image), more, 0xA5);
+                        assert_eq!(got.class, expected.class, "{what}");
+                        assert_eq!(got.patches, expected.patches, "{what}");
+                        assert_eq!(got.mean, expected.mean, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn patches_that_do_not_exist_are_refused() {
+    let header = header(geometry());
+    let bytes = Bytes::new(&file(&header, 0, false));
+    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+    let image = pixels(&encoder, 0);
+    let refused = |patches: &[u32]| {
+        let options = Options { patches: Some(patches), workers: 1 };
+        let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), 0);
+        encoder.encode_with(&options, Image::Pixels(&image), scratch.get_mut(), Output::default())
+    };
+    assert_eq!(refused(&[0, 9]), Err(Error::Patch { patches: 9, patch: 9 }));
+    let none = Error::Length { what: "patches to encode", expected: 1, actual: 0 };
+    assert_eq!(refused(&[]), Err(none));
+    let many = Error::Length { what: "patches to encode", expected: 9, actual: 10 };
+    assert_eq!(refused(&[0; 10]), Err(many));
+    assert_eq!(refused(&[8, 8]), Ok(()));
 }

@@ -13,10 +13,14 @@ pub const AFFINE_OFFSET_BITS: u32 = 16;
 /// same as `(x - mean) / sqrt(variance + eps)` when `epsilon = eps * D^2 / s^2` for residual scale `s`.
 #[derive(Debug, Clone, Copy)]
 pub struct NormRow {
-    width: i64,
-    sum: i64,
-    mantissa: i64,
-    shift: u32,
+    /// D.
+    pub width: i64,
+    /// `S1`.
+    pub sum: i64,
+    /// `1 / sqrt(V)` is about `mantissa * 2^-(shift + NORM_BITS)`; at most 2^31.
+    pub mantissa: i64,
+    /// Bits that [`normalize`](Self::normalize) drops: 11 ..= 40.
+    pub shift: u32,
 }
 
 impl NormRow {

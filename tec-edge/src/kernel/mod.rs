@@ -4,6 +4,8 @@
 //! whole encoders and single calls, over the whole range of their arguments.
 
 mod scalar;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+pub(crate) mod x86;
 
 use bytemuck::Pod;
 use tec_core::integer::softmax_weights;

@@ -1,6 +1,6 @@
 //! The kernel that every processor has: the definition, in a loop order that compilers vectorize.
 
-use tec_core::integer::{round_shift, saturate_i8, saturate_i16, scale};
+use tec_core::integer::{NormRow, saturate_i16, scale};
 
 use super::{Kernel, Lanes, rows};
 use crate::layers::Norm;
@@ -55,8 +55,11 @@ impl Kernel for Scalar {
     }
 
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
-        norm.row(token, out, |slot, value| {
-            *slot = saturate_i8(round_shift(value, norm.bits));
+        let row = NormRow::new(token, norm.epsilon);
+        norm.values(&row, token, 0, |i, value| {
+            if let Some(slot) = out.get_mut(i) {
+                *slot = value;
+            }
         });
     }
 }

@@ -154,10 +154,16 @@ pub struct Expected {
     pub patches: Vec<i16>,
 }
 
-/// Whole matrices in i128, one operation after the other.
+/// Whole matrices in i128, one operation after the other, of all patches.
 pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
+    let all: Vec<u32> = (0..header.geometry.patches() as u32).collect();
+    reference_of(header, file, pixels, &all)
+}
+
+/// Of some patches.
+pub fn reference_of(header: &Header, file: &[u8], pixels: &[u8], wanted: &[u32]) -> Expected {
     let g = header.geometry;
-    let (d, heads, tokens, hidden) = (g.dim, g.heads, g.tokens(), g.hidden);
+    let (d, heads, tokens, hidden) = (g.dim, g.heads, wanted.len() + 1, g.hidden);
     let width = d / heads;
     let section = |wanted: Section, block: usize| -> &[u8] {
         let placed = tec_edge::format::sections(&g, header.name_len)
@@ -218,7 +224,7 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
 
     let (grid, p, channels) = (g.grid(), g.patch_size, g.channels);
     let mut patches = Vec::new();
-    for patch in 0..grid * grid {
+    for patch in wanted.iter().map(|&patch| patch as usize) {
         for y in 0..p {
             for x in 0..p * channels {
                 let row = (patch / grid * p + y) * g.image_size * channels;
@@ -238,7 +244,9 @@ pub fn reference(header: &Header, file: &[u8], pixels: &[u8]) -> Expected {
         32767,
     );
     let mut x = halves(ClassToken, 0);
-    x.extend(embedded.iter().zip(halves(Position, 0)).map(|(e, p)| saturate16(e + p)));
+    let positions = halves(Position, 0);
+    let position = |i: usize| positions[wanted[i / d] as usize * d + i % d];
+    x.extend(embedded.iter().enumerate().map(|(i, e)| saturate16(e + position(i))));
 
     for b in 0..g.depth {
         let shifts = section(Scales, b);

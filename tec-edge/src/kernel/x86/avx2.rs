@@ -1,0 +1,263 @@
+//! AVX2: activations as i16, weights widened to i16 as they are read, `vpmaddwd`. Eight-bit `vpmaddubsw` would saturate.
+
+use core::arch::x86_64::*;
+
+use bytemuck::cast;
+use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, NormRow, softmax_weights};
+
+use crate::kernel::{Kernel, Lanes, Scalar, rows};
+use crate::layers::Norm;
+use crate::panel::{PANEL, QUAD};
+
+/// A quad of all outputs of a panel.
+type Weights = [i8; PANEL * QUAD];
+/// A quad of a row.
+type Factors = [i16; QUAD];
+
+/// Proof that the processor has AVX2.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// If the processor has AVX2.
+    pub(crate) fn new() -> Option<Self> {
+        has_avx2().then_some(Self(()))
+    }
+}
+
+#[cfg(feature = "std")]
+fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+}
+
+#[cfg(not(feature = "std"))]
+fn has_avx2() -> bool {
+    cfg!(target_feature = "avx2")
+}
+
+impl Kernel for Avx2 {
+    type Factor = i16;
+    type Sums = [Lanes<i32>; Self::ROWS];
+    type Values = [Lanes<i16>; Self::ROWS];
+    const ROWS: usize = 6;
+
+    fn factor(self, q: i8) -> i16 {
+        q.into()
+    }
+
+    fn activation(self, factor: i16) -> i8 {
+        factor as i8
+    }
+
+    fn products(self, activations: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
+        sums.fill([0; PANEL]);
+        self.weighted(activations, stride, panel, sums);
+    }
+
+    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
+        let quads = values.as_chunks().0;
+        // SAFETY: the value of this type proves that the processor has AVX2.
+        unsafe {
+            match sums.len() {
+                1 => add_products::<1>(weights, stride, quads, sums),
+                2 => add_products::<2>(weights, stride, quads, sums),
+                3 => add_products::<3>(weights, stride, quads, sums),
+                4 => add_products::<4>(weights, stride, quads, sums),
+                5 => add_products::<5>(weights, stride, quads, sums),
+                _ => add_products::<6>(weights, stride, quads, sums),
+            }
+        }
+    }
+
+    fn requantize(
+        self,
+        sums: &[Lanes<i32>],
+        bias: &Lanes<i32>,
+        multiplier: &Lanes<i32>,
+        shift: u32,
+        values: &mut [Lanes<i16>],
+    ) {
+        if shift < 32 {
+            return Scalar.requantize(sums, bias, multiplier, shift, values);
+        }
+        // SAFETY: the value of this type proves that the processor has AVX2.
+        unsafe { requantize(sums, bias, multiplier, shift, values) }
+    }
+
+    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
+        // SAFETY: the value of this type proves that the processor has AVX2.
+        unsafe { normalize(norm, token, out) }
+    }
+
+    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        if shift > MOST_SOFTMAX_SHIFT || multiplier <= 0 {
+            return softmax_weights(scores, multiplier, shift, weights);
+        }
+        // SAFETY: the value of this type proves that the processor has AVX2.
+        unsafe { softmax(scores, multiplier, shift, weights) }
+    }
+}
+
+/// Adds the products of `ROWS` rows with a panel.
+#[target_feature(enable = "avx2")]
+fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weights], sums: &mut [Lanes<i32>]) {
+    let count = quads.len();
+    let mut found = rows(factors, stride, count * QUAD);
+    let row: [&[Factors]; ROWS] = core::array::from_fn(|_| found.next().unwrap_or(&[]).as_chunks().0);
+    let (Some(sums), true) = (sums.first_chunk_mut::<ROWS>(), row.iter().all(|row| row.len() == count)) else {
+        return;
+    };
+    for half in 0..2 {
+        // A vector: four outputs, each as the sums of its even and its odd pairs.
+        let mut vectors = [[_mm256_setzero_si256(); 2]; ROWS];
+        for (quad, weights) in quads.iter().enumerate() {
+            let (eight, _) = weights.as_chunks::<32>();
+            let [first, second]: [[i8; 16]; 2] = cast(eight[half]);
+            let first = _mm256_cvtepi8_epi16(cast(first));
+            let second = _mm256_cvtepi8_epi16(cast(second));
+            for (vectors, row) in vectors.iter_mut().zip(row) {
+                let factors = _mm256_set1_epi64x(cast(row[quad]));
+                vectors[0] = _mm256_add_epi32(vectors[0], _mm256_madd_epi16(first, factors));
+                vectors[1] = _mm256_add_epi32(vectors[1], _mm256_madd_epi16(second, factors));
+            }
+        }
+        for (vectors, sums) in vectors.iter().zip(sums.iter_mut()) {
+            // Outputs 0 1 4 5 2 3 6 7.
+            let pairs = _mm256_hadd_epi32(vectors[0], vectors[1]);
+            let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+            let (halves, _) = sums.as_chunks_mut::<8>();
+            halves[half] = cast(_mm256_add_epi32(cast(halves[half]), ordered));
+        }
+    }
+}
+
+/// Sums of up to 2^31 and multipliers give products below 2^62: of these the upper words, of which `shift - 32` bits remain to be
+/// dropped, are all that is needed once half is added.
+#[target_feature(enable = "avx2")]
+fn requantize(
+    sums: &[Lanes<i32>],
+    bias: &Lanes<i32>,
+    multiplier: &Lanes<i32>,
+    shift: u32,
+    values: &mut [Lanes<i16>],
+) {
+    let half = _mm256_set1_epi64x(1i64 << (shift - 1));
+    let drop = _mm_cvtsi32_si128(shift as i32 - 32);
+    let bias: [__m256i; 2] = cast(*bias);
+    let even: [__m256i; 2] = cast(*multiplier);
+    let odd = even.map(|multiplier| _mm256_srli_epi64::<32>(multiplier));
+    for (sums, values) in sums.iter().zip(values) {
+        let mut words: [__m256i; 2] = cast(*sums);
+        for i in 0..2 {
+            let sum = _mm256_add_epi32(words[i], bias[i]);
+            let first = _mm256_add_epi64(_mm256_mul_epi32(sum, even[i]), half);
+            let second = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64::<32>(sum), odd[i]), half);
+            let upper = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(first), second);
+            words[i] = _mm256_sra_epi32(upper, drop);
+        }
+        let packed = _mm256_packs_epi32(words[0], words[1]);
+        *values = cast(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
+    let row = NormRow::new(token, norm.epsilon);
+    let (eights, rest) = token.as_chunks::<8>();
+    let vectors = eights.len() * 8;
+    let usual = row.width <= 24_576 && row.mantissa <= i32::MAX.into() && (16..=45).contains(&norm.bits);
+    if !usual || !(1..=62).contains(&row.shift) {
+        return scalar_norm(&row, norm, token, out, 0);
+    }
+    let width = _mm256_set1_epi32(row.width as i32);
+    let sum = _mm256_set1_epi32(row.sum as i32);
+    let mantissa = _mm256_set1_epi64x(row.mantissa);
+    // An arithmetic shift of 64 bits: a logical one of a number that 2^63 was added to.
+    let round = _mm256_set1_epi64x(i64::MIN | 1 << (row.shift - 1));
+    let shift = _mm_cvtsi32_si128(row.shift as i32);
+    let excess = _mm256_set1_epi32((1u64 << (63 - row.shift)) as i32);
+    let up = _mm256_set1_epi64x(1 << (norm.bits - 16));
+    let round_out = _mm256_set1_epi64x(i64::MIN | 1 << (norm.bits - 1));
+    let shift_out = _mm_cvtsi32_si128(norm.bits as i32);
+    let excess_out = _mm256_set1_epi64x(1 << (63 - norm.bits));
+    let (least, most) = (_mm256_set1_epi64x(-128), _mm256_set1_epi64x(127));
+    let (multipliers, offsets) = (norm.multiplier.0.as_chunks::<32>().0, norm.offset.0.as_chunks::<32>().0);
+    let constants = multipliers.iter().zip(offsets);
+    for ((x, out), (multiplier, offset)) in eights.iter().zip(out.as_chunks_mut::<8>().0).zip(constants) {
+        let x = _mm256_cvtepi16_epi32(cast(*x));
+        let centered = _mm256_sub_epi32(_mm256_mullo_epi32(x, width), sum);
+        let scaled = |factor| _mm256_srl_epi64(_mm256_add_epi64(_mm256_mul_epi32(factor, mantissa), round), shift);
+        let even = scaled(centered);
+        let odd = scaled(_mm256_srli_epi64::<32>(centered));
+        // The numbers fit into the lower words.
+        let normalized = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+        let normalized = _mm256_sub_epi32(normalized, excess);
+        let (multiplier, offset): (__m256i, __m256i) = (cast(*multiplier), cast(*offset));
+        let affine = |normalized, multiplier, offset| {
+            let sum = _mm256_add_epi64(_mm256_mul_epi32(normalized, multiplier), _mm256_mul_epi32(offset, up));
+            let value = _mm256_srl_epi64(_mm256_add_epi64(sum, round_out), shift_out);
+            let value = _mm256_sub_epi64(value, excess_out);
+            let value = _mm256_blendv_epi8(value, most, _mm256_cmpgt_epi64(value, most));
+            _mm256_blendv_epi8(value, least, _mm256_cmpgt_epi64(least, value))
+        };
+        let even = affine(normalized, multiplier, offset);
+        let upper = |words| _mm256_srli_epi64::<32>(words);
+        let odd = affine(upper(normalized), upper(multiplier), upper(offset));
+        let words = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(words, words));
+        *out = cast(_mm256_castsi256_si128(packed));
+    }
+    if !rest.is_empty() {
+        scalar_norm(&row, norm, token, out, vectors);
+    }
+}
+
+/// The values from `start` on.
+fn scalar_norm(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: &mut [i16], start: usize) {
+    let out = out.get_mut(start..).unwrap_or_default();
+    norm.values(row, token, start, |i, value| {
+        if let Some(slot) = out.get_mut(i) {
+            *slot = value.into();
+        }
+    });
+}
+
+/// Up to which the distance that gives the last index, times the multiplier, stays below 2^62.
+const MOST_SOFTMAX_SHIFT: u32 = 50;
+
+#[target_feature(enable = "avx2")]
+fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+    let max = scores.iter().copied().fold(i32::MIN, i32::max);
+    // From this distance on the index is the last.
+    let limit = ((EXP_TABLE_LEN as u64) << shift) / multiplier as u64 + 1;
+    let limit = _mm256_set1_epi32(limit.min(i32::MAX as u64) as i32);
+    let half = _mm256_set1_epi64x(if shift == 0 { 0 } else { 1 << (shift - 1) });
+    let shift_count = _mm_cvtsi32_si128(shift as i32);
+    let multiplier_words = _mm256_set1_epi64x(multiplier.into());
+    let last = _mm256_set1_epi32(EXP_TABLE_LEN as i32 - 1);
+    let maxima = _mm256_set1_epi32(max);
+    let (eights, rest) = scores.as_chunks::<8>();
+    let (slots, rest_slots) = weights.split_at_mut((eights.len() * 8).min(weights.len()));
+    let mut sum = 0;
+    for (scores, slots) in eights.iter().zip(slots.as_chunks_mut::<8>().0) {
+        // A distance beyond i32 is one beyond the limit, as an unsigned number.
+        let distance = _mm256_min_epu32(_mm256_sub_epi32(maxima, cast(*scores)), limit);
+        let scaled = |distance| {
+            _mm256_srl_epi64(_mm256_add_epi64(_mm256_mul_epu32(distance, multiplier_words), half), shift_count)
+        };
+        let (even, odd) = (scaled(distance), scaled(_mm256_srli_epi64::<32>(distance)));
+        let index = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+        let index: [u32; 8] = cast(_mm256_min_epi32(index, last));
+        for (slot, index) in slots.iter_mut().zip(index) {
+            *slot = EXP_TABLE.get(index as usize).copied().unwrap_or(0);
+            sum += *slot as u32;
+        }
+    }
+    for (slot, &score) in rest_slots.iter_mut().zip(rest) {
+        let pair = &mut [0; 2];
+        softmax_weights(&[max, score], multiplier, shift, pair);
+        *slot = pair[1];
+        sum += *slot as u32;
+    }
+    sum
+}
