@@ -1,6 +1,7 @@
 //! Small encoder files, and what must hold of every file that the reader accepts.
 
 use tec_edge::format::{Header, Normalization, SCALES_EPSILON_AT, Section, checksum, file_len, sections, write};
+use tec_edge::panel::pack;
 use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Pool};
 
 use crate::input::{Bytes, Random, Source};
@@ -66,9 +67,10 @@ pub fn file(header: &Header, seed: u64) -> Vec<u8> {
         bytes.iter_mut().for_each(|slot| *slot = random.next_u64() as u8);
         match section {
             PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => {
-                bytes
-                    .iter_mut()
-                    .for_each(|slot| *slot = (*slot).max(1).wrapping_sub(u8::from(*slot == 0x80)));
+                let (outputs, inner) = section.matrix(&header.geometry).unwrap();
+                let rows: Vec<i8> = (0..outputs * inner).map(|_| (random.next_u64() as i8).max(-127)).collect();
+                bytes.fill(0);
+                pack(&rows, inner, bytemuck::cast_slice_mut(bytes));
             }
             PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => {
                 // 0x3f and 0xc0 begin what is below 2^30 in absolute value.

@@ -1,9 +1,10 @@
 //! Which kernel computes: chosen at run time, the best that the processor has.
 
 use crate::encoder::{Encoder, Image, Options, Output};
-use crate::kernel::{Kernel, Scalar};
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
+use crate::kernel::{Kernel, Scalar};
+use crate::layers::{self, Linear, Norm};
 use crate::plan::Plan;
 use crate::run::Run;
 #[cfg(not(feature = "std"))]
@@ -64,6 +65,35 @@ impl BackEnd {
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
         }
+    }
+
+    /// Applies a layer to rows of activations, `[rows, inner]`, as an encoder does: `out` gets its outputs, limited to i16,
+    /// `[rows, outputs]`. `memory` has [`Linear::memory`] bytes from a 16-byte boundary on.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the memory does not suffice.
+    pub fn linear(self, layer: &Linear<'_>, rows: &[i8], memory: &mut [u8], out: &mut [i16]) -> Result<(), Error> {
+        with_kernel!(self, kernel => layers::linear(kernel, layer, rows, memory, out))
+    }
+
+    /// Normalizes a token, as an encoder does before its linear layers. `memory` has [`Norm::memory`] bytes from a 16-byte
+    /// boundary on.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the memory does not suffice.
+    pub fn norm(self, norm: &Norm<'_>, token: &[i16], memory: &mut [u8], out: &mut [i8]) -> Result<(), Error> {
+        with_kernel!(self, kernel => layers::normalize(kernel, norm, token, memory, out))
+    }
+
+    /// Softmax weights of a row of scores, `[tokens]`; returns their sum.
+    pub fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        with_kernel!(self, kernel => kernel.softmax(scores, multiplier, shift, weights))
+    }
+
+    /// The products of a row of softmax weights, as many as whole quads have, with values: channels are the outputs of `values`, tokens
+    /// the inputs ([`panel`](crate::panel)). `out` gets one sum for each channel.
+    pub fn weighted(self, weights: &[i16], values: &[i8], out: &mut [i32]) {
+        with_kernel!(self, kernel => layers::weighted(kernel, weights, values, out));
     }
 
     pub(crate) fn scratch_len(self, plan: &Plan, rows: usize) -> usize {

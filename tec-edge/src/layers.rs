@@ -2,11 +2,14 @@
 
 use core::ops::Range;
 
+use bytemuck::Zeroable;
 use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8};
 
 use crate::kernel::{Group, Kernel, Lanes};
 use crate::panel::{PANEL, padded};
-use crate::views::part;
+use crate::plan::Rest;
+use crate::views::{part, part_mut};
+use crate::Error;
 
 pub use crate::views::I32s;
 
@@ -26,6 +29,11 @@ pub struct Linear<'a> {
 }
 
 impl Linear<'_> {
+    /// Bytes of memory that [`BackEnd::linear`](crate::BackEnd::linear) needs at most for this many rows.
+    pub const fn memory(&self, rows: usize) -> usize {
+        rows_memory(rows, self.inner)
+    }
+
     /// Applies some panels of the layer to rows of factors, as many as `inputs` has: calls `emit(first row, first output, values)` for each
     /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0.
     pub(crate) fn apply<K: Kernel>(
@@ -74,6 +82,11 @@ pub struct Norm<'a> {
 }
 
 impl Norm<'_> {
+    /// Bytes of memory that [`BackEnd::norm`](crate::BackEnd::norm) needs at most for a token of this width.
+    pub const fn memory(&self, dim: usize) -> usize {
+        rows_memory(1, dim)
+    }
+
     /// Calls `emit(slot, value)` for each channel of a token, with the value's fractional bits unrounded.
     #[inline(always)]
     pub fn row<T>(&self, token: &[i16], out: &mut [T], mut emit: impl FnMut(&mut T, i64)) {
@@ -95,4 +108,70 @@ impl Norm<'_> {
             emit(i, saturate_i8(round_shift(value, self.bits)));
         }
     }
+}
+
+/// Bytes of rows of factors, whatever the kernel: they have two bytes at most, and a tail of eight.
+const fn rows_memory(rows: usize, inner: usize) -> usize {
+    rows.saturating_mul(2 * padded(inner) + 16).saturating_add(16)
+}
+
+pub(crate) fn linear<K: Kernel>(
+    kernel: K,
+    layer: &Linear<'_>,
+    rows: &[i8],
+    memory: &mut [u8],
+    out: &mut [i16],
+) -> Result<(), Error> {
+    let row_len = stride::<K>(layer.inner);
+    let rows = rows.chunks_exact(layer.inner.max(1));
+    let outputs = out.len() / rows.len().max(1);
+    let factors = factors(memory, rows.len() * row_len)?;
+    factors.fill(K::Factor::zeroed());
+    for (row, factors) in rows.zip(factors.chunks_exact_mut(row_len.max(1))) {
+        for (input, &activation) in row.iter().enumerate() {
+            if let Some(slot) = factors.get_mut(kernel.at(input)) {
+                *slot = kernel.factor(activation);
+            }
+        }
+        kernel.finish(factors);
+    }
+    layer.apply(kernel, factors, 0..outputs.div_ceil(PANEL), |row, output, values| {
+        for (row, values) in (row..).zip(values) {
+            let slots = part_mut(out, row * outputs + output, PANEL.min(outputs - output));
+            slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value);
+        }
+    });
+    Ok(())
+}
+
+pub(crate) fn normalize<K: Kernel>(
+    kernel: K,
+    norm: &Norm<'_>,
+    token: &[i16],
+    memory: &mut [u8],
+    out: &mut [i8],
+) -> Result<(), Error> {
+    let factors = factors(memory, stride::<K>(token.len()))?;
+    kernel.norm(norm, token, factors);
+    for (input, slot) in out.iter_mut().enumerate().take(token.len()) {
+        *slot = factors.get(kernel.at(input)).map_or(0, |&factor| kernel.activation(factor));
+    }
+    Ok(())
+}
+
+pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &[i16], values: &[i8], out: &mut [i32]) {
+    for (values, out) in values.chunks_exact((weights.len() * PANEL).max(1)).zip(out.chunks_mut(PANEL)) {
+        let mut sums = [[0; PANEL]];
+        kernel.weighted(weights, weights.len(), values, &mut sums);
+        out.iter_mut().zip(sums.as_flattened()).for_each(|(slot, &sum)| *slot = sum);
+    }
+}
+
+fn factors<T: bytemuck::Pod>(memory: &mut [u8], len: usize) -> Result<&mut [T], Error> {
+    let short = Error::Length {
+        what: "memory's bytes",
+        expected: len * size_of::<T>(),
+        actual: memory.len(),
+    };
+    Rest(memory).take(len).ok_or(short)
 }

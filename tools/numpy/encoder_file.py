@@ -19,6 +19,7 @@ Constants = dict[str, Any]
 MAGIC = bytes.fromhex("544543454E431A0A")
 HEADER_LENGTH = 144
 ENTRY_LENGTH = 16
+PANEL, QUAD = 16, 4  # outputs, and inputs of an output, that lie side by side
 GEOMETRY = ("image_size", "patch_size", "channels", "dim", "depth", "heads", "hidden")
 HEADER_NUMBERS = GEOMETRY + (
     "embedding", "mean_kind", "epsilon", "residual_bits", "class_bits", "mean_bits", "patch_bits", "patch_shift",
@@ -47,9 +48,18 @@ class Section(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Bytes, without padding."""
+        """Bytes, without padding behind them."""
+        if self.name.endswith("_weights"):
+            outputs, inner = self.matrix
+            return -(-outputs // PANEL) * PANEL * -(-inner // QUAD) * QUAD
         size = np.dtype(self.dtype).itemsize if self.dtype else 1
         return size * int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Outputs and inputs of a weight matrix."""
+        axes = 1 if self.name == "patch_weights" else len(self.shape) - 1
+        return int(np.prod(self.shape[:axes])), int(np.prod(self.shape[axes:]))
 
 
 def require(right: bool, what: str) -> None:
@@ -162,6 +172,24 @@ def aligned(offset: int) -> int:
     return -(-offset // 16) * 16
 
 
+def panels(array: NDArray, section: Section) -> bytes:
+    """A weight matrix as the file has it: 16 outputs side by side, of each four inputs side by side, zeros to fill up."""
+    outputs, inner = section.matrix
+    rows, columns = -(-outputs // PANEL) * PANEL, -(-inner // QUAD) * QUAD
+    full = np.zeros((rows, columns), "i1")
+    full[:outputs, :inner] = array.reshape(outputs, inner)
+    return full.reshape(rows // PANEL, PANEL, columns // QUAD, QUAD).transpose(0, 2, 1, 3).tobytes()
+
+
+def unpacked(content: bytes, section: Section) -> NDArray:
+    """The matrix of these panels, of the section's shape."""
+    outputs, inner = section.matrix
+    quads = -(-inner // QUAD)
+    full = np.frombuffer(content, "i1").reshape(-1, quads, PANEL, QUAD).transpose(0, 2, 1, 3).reshape(-1, quads * QUAD)
+    require(not full[outputs:].any() and not full[:, inner:].any(), f"{section.name}: zeros beyond the matrix")
+    return full[:outputs, :inner].reshape(section.shape)
+
+
 def checksum(data: bytes) -> int:
     """CRC-32 of all bytes but the four of the checksum."""
     return zlib.crc32(data[20:], zlib.crc32(data[:16]))
@@ -187,7 +215,7 @@ def write(constants: Constants) -> bytes:
             exact = array.astype(section.dtype)
             require(bool((exact == array).all()), f"{section.name}: not all numbers are {section.dtype}")
             check_content(section, exact)
-            content = exact.tobytes()
+            content = panels(exact, section) if section.name.endswith("_weights") else exact.tobytes()
         offset = aligned(end)
         table += struct.pack("<2H3I", section.kind, section.block, offset, section.length, 0)
         body += bytes(offset - end) + content
@@ -195,7 +223,7 @@ def write(constants: Constants) -> bytes:
     unused = [0.0] * (3 - constants["channels"])
     numbers = [constants[name] for name in HEADER_NUMBERS]
     header = HEADER.pack(
-        MAGIC, 1, end, 0, 0, *numbers, len(constants["name"].encode()), 0,
+        MAGIC, 2, end, 0, 0, *numbers, len(constants["name"].encode()), 0,
         *(float(v) for v in constants["mean"]), *unused, *(float(v) for v in constants["std"]), *unused,
         len(sections), b"",
     )
@@ -209,7 +237,7 @@ def read_header(data: bytes) -> Constants:
     require(len(data) >= HEADER_LENGTH, "length: a header has 144 bytes")
     magic, version, length, crc, flags, *rest = HEADER.unpack_from(data)
     require(magic == MAGIC, "magic")
-    require(version == 1, f"version: 1 expected, not {version}")
+    require(version == 2, f"version: 2 expected, not {version}")
     require(length == len(data), f"length: {length} expected, {len(data)} bytes came")
     require(crc == checksum(data), "checksum")
     numbers = dict(zip(HEADER_NUMBERS, rest))
@@ -254,7 +282,9 @@ def read(data: bytes) -> Constants:
             target.update(zip(SCALES, scales), epsilon=epsilon)
             check_scales(target)
         elif section.name != "name":
-            array = np.frombuffer(content, section.dtype).reshape(section.shape)
+            array = np.frombuffer(content, section.dtype)
+            matrix = section.name.endswith("_weights")
+            array = unpacked(content, section) if matrix else array.reshape(section.shape)
             check_content(section, array)
             target[section.name] = array
     require(end == len(data), "length: the file ends with the last section")

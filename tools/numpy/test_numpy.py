@@ -255,7 +255,7 @@ class Files(unittest.TestCase):
             with self.assertRaises(encoder_file.Refused):
                 encoder_file.read(data[:length])
         for offset, value in (
-            (8, 2), (20, 1), (24, 6), (24, 0), (28, 0), (32, 2), (44, 4), (48, 0), (52, 2), (56, 1), (100, 8), (104, 1),
+            (8, 1), (20, 1), (24, 6), (24, 0), (28, 0), (32, 2), (44, 4), (48, 0), (52, 2), (56, 1), (100, 8), (104, 1),
         ):
             forged = bytearray(data)
             struct.pack_into("<I", forged, offset, value)

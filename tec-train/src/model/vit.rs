@@ -71,6 +71,19 @@ impl Vit {
         Self::from_file(&mut file, options, device)
     }
 
+    /// An encoder of tensors that were read already; `path` says in messages where they come from.
+    ///
+    /// # Errors
+    /// As [`Vit::load`].
+    pub fn from_tensors(
+        tensors: HashMap<String, Tensor>,
+        options: &LoadOptions,
+        path: &Path,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::from_file(&mut WeightsFile::in_memory(tensors, path), options, device)
+    }
+
     /// The encoder of a model in training, its weights copied; it computes in f32.
     pub(crate) fn from_state(state: Vec<(String, Tensor)>, config: &VitConfig, device: &Device) -> Result<Self> {
         Self::from_state_with_amp(state, config, device, Amp::None)

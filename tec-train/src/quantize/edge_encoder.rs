@@ -3,30 +3,42 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use tec_edge::{Encoder, Geometry, Image, Output, OutputKind, Outputs};
+use tec_edge::{BackEnd, Encoder, Geometry, Image, Options, Output, OutputKind, Outputs};
 
 use crate::model::Pool;
 use crate::{Error, Result};
 
-/// Memory at a 16-byte boundary.
-struct AlignedBytes {
+/// Memory at a 16-byte boundary, as encoder files and scratch memory need it.
+pub struct AlignedBytes {
     memory: Vec<u128>,
     len: usize,
 }
 
+impl From<&[u8]> for AlignedBytes {
+    /// A copy.
+    fn from(bytes: &[u8]) -> Self {
+        let mut copy = Self::zeroed(bytes.len());
+        copy.get_mut().copy_from_slice(bytes);
+        copy
+    }
+}
+
 impl AlignedBytes {
-    fn zeroed(len: usize) -> Self {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
         Self {
             memory: vec![0; len.div_ceil(size_of::<u128>())],
             len,
         }
     }
 
-    fn get(&self) -> &[u8] {
+    /// The bytes.
+    pub fn get(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.memory)[..self.len]
     }
 
-    fn get_mut(&mut self) -> &mut [u8] {
+    /// The bytes, to write.
+    pub fn get_mut(&mut self) -> &mut [u8] {
         &mut bytemuck::cast_slice_mut(&mut self.memory)[..self.len]
     }
 }
@@ -35,7 +47,10 @@ impl AlignedBytes {
 pub struct EdgeEncoder {
     file: AlignedBytes,
     geometry: Geometry,
+    /// A device's.
     scratch_len: usize,
+    /// This computer's, for an image.
+    fast_scratch_len: usize,
 }
 
 impl EdgeEncoder {
@@ -44,14 +59,16 @@ impl EdgeEncoder {
     /// # Errors
     /// [`Error::Data`] with the reason why these are no such bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut file = AlignedBytes::zeroed(bytes.len());
-        file.get_mut().copy_from_slice(bytes);
+        let file = AlignedBytes::from(bytes);
         let encoder = Encoder::from_bytes(file.get()).map_err(|e| Error::Data(e.to_string()))?;
-        let (geometry, scratch_len) = (*encoder.geometry(), encoder.scratch_len(Outputs::ALL));
+        let geometry = *encoder.geometry();
+        let scratch_len = encoder.with_back_end(BackEnd::SCALAR).scratch_len(Outputs::ALL);
+        let fast_scratch_len = encoder.fast_scratch_len(&Options::default(), Outputs::ALL);
         Ok(Self {
             file,
             geometry,
             scratch_len,
+            fast_scratch_len,
         })
     }
 
@@ -78,7 +95,7 @@ impl EdgeEncoder {
         self.file.len
     }
 
-    /// Bytes of scratch memory that a device needs for class token, mean or patch tokens.
+    /// Bytes of scratch memory that a device without vector instructions needs for class token, mean or patch tokens.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch_len
     }
@@ -123,7 +140,7 @@ impl EdgeEncoder {
         let images = pixels.par_chunks_exact(image_len);
         let outputs = class.par_chunks_exact_mut(dim).zip(mean.par_chunks_exact_mut(dim));
         images.zip(outputs).try_for_each_init(
-            || (AlignedBytes::zeroed(self.scratch_len), vec![0i16; dim], vec![0i16; dim]),
+            || (AlignedBytes::zeroed(self.fast_scratch_len), vec![0i16; dim], vec![0i16; dim]),
             |(scratch, class16, mean16), (image, (class, mean))| {
                 let output = Output {
                     class: Some(class16),

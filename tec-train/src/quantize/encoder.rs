@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tec_core::integer::{EXP_STEPS_PER_UNIT, MEAN_BITS, gelu_table};
 use tec_edge::Geometry;
 use tec_edge::format::{self, Header, Section};
+use tec_edge::panel;
 
 use super::calibration::{Calibration, Channels};
 use super::fixed;
@@ -94,8 +95,14 @@ pub fn quantize(
     let mut missing = None;
     format::write(&header, &mut file, |section, block, bytes| {
         match builder.sections.get(&(section as u16, block)) {
-            Some(content) if content.len() == bytes.len() => bytes.copy_from_slice(content),
-            _ => missing = Some((section, block)),
+            Some(content) => match section.matrix(&geometry) {
+                Some((outputs, inner)) if content.len() == outputs * inner => {
+                    panel::pack(bytemuck::cast_slice(content), inner, bytemuck::cast_slice_mut(bytes));
+                }
+                None if content.len() == bytes.len() => bytes.copy_from_slice(content),
+                _ => missing = Some((section, block)),
+            },
+            None => missing = Some((section, block)),
         }
     })
     .map_err(|e| refused(&e))?;

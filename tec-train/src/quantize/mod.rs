@@ -16,6 +16,6 @@ mod ranges;
 mod tests;
 
 pub use calibration::Calibration;
-pub use edge_encoder::EdgeEncoder;
+pub use edge_encoder::{AlignedBytes, EdgeEncoder};
 pub use encoder::quantize;
 pub use fidelity::{Fidelity, Quantized, compare, cosines, from_source};

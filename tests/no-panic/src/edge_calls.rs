@@ -3,9 +3,10 @@
 use core::fmt::{self, Write};
 
 use tec_edge::format::{self, Header, Section};
-use tec_edge::kernel;
 use tec_edge::layers::{I32s, Linear, Norm};
-use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Stage, Trace, TraceValues};
+use tec_edge::{
+    Aligned, BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs, Stage, Trace, TraceValues, panel,
+};
 
 use crate::{some, unknown, used};
 
@@ -46,6 +47,19 @@ fn encodes(encoder: &Encoder<'_>) {
     });
     used(Output::outputs(&out));
     used(Encoder::encode(encoder, unknown(Image::Pixels(some())), some(), out));
+    let options = unknown(Options {
+        patches: Some(some()),
+        workers: 3,
+    });
+    used(Encoder::scratch_len_with(encoder, &options, unknown(Outputs::ALL)));
+    used(Encoder::fast_scratch_len(encoder, &options, unknown(Outputs::ALL)));
+    let out = unknown(Output {
+        class: Some(some()),
+        mean: Some(some()),
+        patches: Some(some()),
+    });
+    used(Encoder::encode_with(encoder, &options, unknown(Image::Pixels(some())), some(), out));
+    used(Encoder::back_end(&Encoder::with_back_end(*encoder, unknown(BackEnd::SCALAR))).name());
     let image = unknown(Image::Normalized(some()));
     used(Encoder::encode_traced(
         encoder,
@@ -66,9 +80,6 @@ impl Trace for Watch {
 }
 
 fn layers() {
-    used(kernel::dot(some(), some()));
-    used(kernel::dot_weights(some(), some()));
-    kernel::tile_products(some(), unknown(3), some(), |output, sums| used((output, sums)));
     let linear = Linear {
         weight: some(),
         inner: unknown(3),
@@ -76,18 +87,28 @@ fn layers() {
         multiplier: I32s::from_bytes(some()),
         shift: unknown(3),
     };
-    let linear = Linear::outputs(&linear, unknown(1), unknown(2));
-    Linear::apply(&linear, some(), |token, output, value| used((token, output, value)));
+    used(Linear::memory(&linear, unknown(1)));
+    used(unknown(BackEnd::best()).name());
+    used(BackEnd::linear(unknown(BackEnd::best()), &linear, some(), some(), some()));
     let norm = Norm {
         multiplier: I32s::from_bytes(some()),
         offset: I32s::from_bytes(some()),
         bits: unknown(20),
         epsilon: unknown(1),
     };
+    used(Norm::memory(&norm, unknown(1)));
+    used(BackEnd::norm(unknown(BackEnd::best()), &norm, some(), some(), some()));
     let out: &mut [i64] = some();
     Norm::row(&norm, some(), out, |slot, value| *slot = value);
     used(out);
-    used(Norm::tile(&norm, some(), unknown(3), some()));
+    used(BackEnd::softmax(unknown(BackEnd::SCALAR), some(), unknown(1), unknown(1), some()));
+    BackEnd::weighted(unknown(BackEnd::SCALAR), some(), some(), some());
+    used(BackEnd::all().count());
+    used((panel::padded(unknown(1)), panel::panels_len(unknown(1), unknown(1))));
+    used(panel::place(unknown(1), unknown(1), unknown(1)));
+    let panels = some();
+    panel::pack(some(), unknown(1), panels);
+    used(panels);
 }
 
 fn formats(header: &Header) {

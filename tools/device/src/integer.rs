@@ -1,8 +1,8 @@
 //! The integer operations.
 
 use tec_core::integer;
-use tec_edge::kernel;
-use tec_edge::layers::{I32s, Linear, Norm, TILE};
+use tec_edge::layers::{I32s, Linear, Norm};
+use tec_edge::{BackEnd, panel};
 
 use crate::operation::Operation;
 use crate::refusal::Refusal;
@@ -73,25 +73,22 @@ fn linear(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), R
     let (bias, multiplier) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
     let [shift, inner] = arguments.sizes()?;
     let outputs = bias.len();
+    let values = product(&[tokens.len() / inner.max(1), outputs]);
+    let (narrow, wide) = (results.tensor::<i8>(values)?, results.tensor::<i16>(values)?);
+    let panels = results.scratch::<i8>(panel::panels_len(outputs, inner))?;
+    panels.fill(0);
+    panel::pack(weight, inner, panels);
     let layer = Linear {
-        weight,
+        weight: panels,
         inner,
         bias: I32s::from_bytes(bytemuck::cast_slice(bias)),
         multiplier: I32s::from_bytes(bytemuck::cast_slice(multiplier)),
         shift: shift as u32,
     };
-    let values = product(&[tokens.len() / inner.max(1), outputs]);
-    let (narrow, wide) = (results.tensor(values)?, results.tensor(values)?);
-    let tiles = narrow
-        .chunks_mut(product(&[TILE, outputs]).max(1))
-        .zip(wide.chunks_mut(product(&[TILE, outputs]).max(1)));
-    for (tile, (narrow, wide)) in tokens.chunks(product(&[TILE, inner]).max(1)).zip(tiles) {
-        layer.apply(tile, |token, output, value| {
-            let at = token * outputs + output;
-            if let (Some(narrow), Some(wide)) = (narrow.get_mut(at), wide.get_mut(at)) {
-                (*narrow, *wide) = (integer::saturate_i8(value), integer::saturate_i16(value));
-            }
-        });
+    let memory = results.scratch::<u8>(layer.memory(tokens.len() / inner.max(1)))?;
+    BackEnd::best().linear(&layer, tokens, memory, wide)?;
+    for (narrow, &wide) in narrow.iter_mut().zip(&*wide) {
+        *narrow = integer::saturate_i8(wide.into());
     }
     Ok(())
 }
@@ -122,7 +119,10 @@ fn norm(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Ref
     for (token, out) in tokens.chunks_exact(dim).zip(affine.chunks_exact_mut(dim)) {
         norm.row(token, out, |slot, value| *slot = value);
     }
-    norm.tile(tokens, dim, narrow);
+    let memory = results.scratch::<u8>(norm.memory(dim))?;
+    for (token, out) in tokens.chunks_exact(dim).zip(narrow.chunks_exact_mut(dim)) {
+        BackEnd::best().norm(&norm, token, memory, out)?;
+    }
     Ok(())
 }
 
@@ -141,16 +141,25 @@ fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), 
         results.tensor::<i32>(product(&[rows, width]))?,
         results.tensor::<i8>(product(&[rows, width]))?,
     );
+    let padded = panel::padded(count);
+    // Channels are the outputs, tokens the inputs.
+    let panels = results.scratch::<i8>(panel::panels_len(width, count))?;
+    panels.fill(0);
+    panel::pack(values, count, panels);
+    let (row, totals) = (results.scratch::<i16>(padded)?, results.scratch::<i32>(width)?);
+    row.fill(0);
     let mut slots = means.iter_mut().zip(out);
     let each = scores
         .chunks_exact(count.max(1))
         .zip(weights.chunks_exact_mut(count.max(1)));
     for ((scores, weights), sum) in each.zip(sums) {
-        *sum = integer::softmax_weights(scores, multiplier, shift as u32, weights);
+        let row_weights = row.get_mut(..count).ok_or(Refusal::DoesNotFit)?;
+        *sum = BackEnd::best().softmax(scores, multiplier, shift as u32, row_weights);
+        weights.copy_from_slice(row_weights);
+        BackEnd::best().weighted(row, panels, totals);
         let mean = integer::weighted_mean(*sum);
-        let channels = values.chunks_exact(count.max(1)).zip(multipliers);
-        for ((slot, out), (values, &multiplier)) in slots.by_ref().take(width).zip(channels) {
-            *slot = mean(kernel::dot_weights(weights, values));
+        for ((slot, out), (&total, &multiplier)) in slots.by_ref().take(width).zip(totals.iter().zip(multipliers)) {
+            *slot = mean(total);
             *out = integer::saturate_i8(integer::scale(*slot, multiplier, out_shift as u32));
         }
     }

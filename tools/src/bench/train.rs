@@ -58,7 +58,7 @@ pub struct Args {
 }
 
 /// The sizes' names, for clap.
-fn size_names() -> [&'static str; Size::ALL.len()] {
+pub(super) fn size_names() -> [&'static str; Size::ALL.len()] {
     Size::ALL.map(|(name, _)| name)
 }
 
