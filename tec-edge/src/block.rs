@@ -88,13 +88,13 @@ impl<'a> Block<'a> {
     }
 
     /// First pass, of one worker: brings its tokens to the scale of this block's residual stream and keeps their keys and values.
-    pub(crate) fn keys_and_values<K: Kernel>(
+    pub(crate) fn keys_and_values<K: Kernel, T: Trace>(
         &self,
         kernel: K,
         plan: &Plan,
         rows: usize,
         work: Part<'_>,
-        trace: &mut impl Trace,
+        trace: &mut T,
     ) -> Option<()> {
         let Part {
             workers, tokens, kept, ..
@@ -112,6 +112,17 @@ impl<'a> Block<'a> {
             let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
             self.qkv.apply(kernel, inputs, panels, |row, output, values| {
                 for (token, values) in (first + row..).zip(values) {
+                    if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                        let values = limited(values);
+                        if which == 1 {
+                            let at = shape.keys(channel.head) + place(token, channel.number, width);
+                            put_key(kernel, &values, kept, at);
+                        } else {
+                            let at = shape.values(channel.head) + place(channel.number, token, shape.tokens);
+                            put_value(&values, kept, at);
+                        }
+                        continue;
+                    }
                     for (channel, value) in self.channels(output, 1, values) {
                         let at = shape.keys(channel.head) + place(token, channel.number, width);
                         write(kept, at, kernel.key(value));
@@ -164,7 +175,7 @@ impl<'a> Block<'a> {
 
     /// Adds the attention's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
-    fn attention<K: Kernel>(
+    fn attention<K: Kernel, T: Trace>(
         &self,
         kernel: K,
         plan: &Plan,
@@ -173,7 +184,7 @@ impl<'a> Block<'a> {
         tile: &mut [i16],
         normalized: &mut [K::Factor],
         memory: &mut [u8],
-        trace: &mut impl Trace,
+        trace: &mut T,
     ) -> Option<()> {
         let count = tile.len() / self.dim.max(1);
         let width = self.width();
@@ -189,6 +200,11 @@ impl<'a> Block<'a> {
         }
         self.qkv.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
             for (token, values) in (row..).zip(values) {
+                if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                    let at = (token * self.heads + channel.head) * head_stride + channel.number;
+                    kernel.put(&limited(values), queries, at);
+                    continue;
+                }
                 for (channel, value) in self.channels(output, 0, values) {
                     let at = (token * self.heads + channel.head) * head_stride + kernel.at(channel.number);
                     write(queries, at, kernel.factor(value));
@@ -329,11 +345,10 @@ impl<'a> Block<'a> {
         self.fc1.apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
             for (token, values) in (row..).zip(values) {
                 let used = PANEL.min(width - output);
-                let before: Lanes<i8> = values.map(|value| saturate_i8(value.into()));
+                let before = limited(values);
                 let after = before.map(|value| gelu(self.gelu, value));
-                for (i, &value) in after.iter().take(used).enumerate() {
-                    write(hidden, token * hidden_stride + kernel.at(output + i), kernel.factor(value));
-                }
+                let row = part_mut(hidden, token * hidden_stride, padded(width));
+                kernel.put(&after, row, output);
                 let at = (first + token) * width + output;
                 trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
                 trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
@@ -368,9 +383,7 @@ impl<'a> Block<'a> {
         layer.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
             for (token, values) in (row..).zip(values) {
                 let slots = part_mut(tile, token * self.dim + output, PANEL.min(self.dim - output));
-                for (slot, &value) in slots.iter_mut().zip(values) {
-                    *slot = slot.saturating_add(value);
-                }
+                add(slots, values);
             }
         });
     }
@@ -401,6 +414,19 @@ impl<'a> Block<'a> {
         })
     }
 
+    /// Which of queries, keys and values (0, 1, 2) a panel's outputs of the layer `qkv` are, and of which channels from which on, where
+    /// they are all of one head.
+    #[inline(always)]
+    fn whole_panel(&self, output: usize) -> Option<(usize, Channel)> {
+        let width = self.width().max(1);
+        let channel = output % self.dim.max(1);
+        width.is_multiple_of(PANEL).then(|| {
+            let head = channel / width;
+            let number = channel % width;
+            (output / self.dim.max(1), Channel { head, number })
+        })
+    }
+
     fn width(&self) -> usize {
         self.dim / self.heads.max(1)
     }
@@ -428,6 +454,40 @@ const MAX_ROWS: usize = 16;
 struct Channel {
     head: usize,
     number: usize,
+}
+
+/// Limited to i8.
+#[inline(always)]
+fn limited(values: &Lanes<i16>) -> Lanes<i8> {
+    values.map(|value| value.clamp(i8::MIN.into(), i8::MAX.into()) as i8)
+}
+
+/// Adds a panel's outputs to a token's channels, as many as there are.
+#[inline(always)]
+pub(crate) fn add(slots: &mut [i16], values: &Lanes<i16>) {
+    match slots.first_chunk_mut::<PANEL>() {
+        Some(slots) => *slots = core::array::from_fn(|i| slots[i].saturating_add(values[i])),
+        None => slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = slot.saturating_add(value)),
+    }
+}
+
+/// Keeps a panel's channels of a key, of which the first lies at `at`.
+#[inline(always)]
+fn put_key<K: Kernel>(kernel: K, values: &Lanes<i8>, kept: &mut [i8], at: usize) {
+    let quads = part_mut(kept, at, PANEL * PANEL).chunks_mut(PANEL * QUAD);
+    for (slots, quad) in quads.zip(values.as_chunks::<QUAD>().0) {
+        if let Some(slots) = slots.first_chunk_mut() {
+            *slots = quad.map(|value| kernel.key(value));
+        }
+    }
+}
+
+/// Keeps a panel's channels of a value, of which the first lies at `at`.
+#[inline(always)]
+fn put_value(values: &Lanes<i8>, kept: &mut [i8], at: usize) {
+    for (slot, &value) in part_mut(kept, at, PANEL * QUAD).iter_mut().step_by(QUAD).zip(values) {
+        *slot = value;
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32, reciprocal, round_shift, saturate_i16};
 
-use crate::block::Block;
+use crate::block::{Block, add};
 use crate::encoder::{Encoder, Image, Options, Output};
 use crate::format::{HEAD_SECTIONS, Section, section_index};
 use crate::kernel::Kernel;
@@ -151,10 +151,8 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             projection.apply(self.kernel, factors, 0..dim.div_ceil(PANEL), |row, output, values| {
                 for (token, values) in (row..).zip(values) {
                     let slots = part_mut(tile, token * dim + output, PANEL.min(dim - output));
-                    for (slot, &value) in slots.iter_mut().zip(values) {
-                        // The position is there already.
-                        *slot = slot.saturating_add(value);
-                    }
+                    // The position is there already.
+                    add(slots, values);
                 }
             });
         }

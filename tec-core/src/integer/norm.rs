@@ -44,7 +44,13 @@ impl NormRow {
                 squares = squares.wrapping_add(i64::from(q));
             }
         }
-        let width = row.len() as i64;
+        Self::from_sums(row.len(), sum, squares, epsilon)
+    }
+
+    /// From the sum of a row of `width` values and the sum of their squares.
+    #[inline]
+    pub fn from_sums(width: usize, sum: i64, squares: i64, epsilon: u64) -> Self {
+        let width = width as i64;
         let spread = width.saturating_mul(squares).saturating_sub(sum.saturating_mul(sum));
         let variance = (spread.max(0) as u64).saturating_add(epsilon).max(1);
         // The even shift that brings it to 2^62 or more: then the root has all of its 32 bits.

@@ -59,6 +59,17 @@ pub(crate) trait Kernel: Copy + Send + Sync {
         input
     }
 
+    /// Puts activations into a row, `first` and the following, a multiple of a quad; those that the row has no place for are left out.
+    #[inline(always)]
+    fn put(self, values: &Lanes<i8>, row: &mut [Self::Factor], first: usize) {
+        let Some(row) = row.get_mut(first..) else { return };
+        for (input, &value) in values.iter().enumerate() {
+            if let Some(slot) = row.get_mut(self.at(input)) {
+                *slot = self.factor(value);
+            }
+        }
+    }
+
     /// Called for each finished row, `[padded(inner) + TAIL]`, before it enters [`products`](Self::products).
     fn finish(self, row: &mut [Self::Factor]) {
         let _ = row;

@@ -49,6 +49,13 @@ impl Kernel for Avx2 {
         factor as i8
     }
 
+    fn put(self, values: &Lanes<i8>, row: &mut [i16], first: usize) {
+        match row.get_mut(first..).and_then(<[i16]>::first_chunk_mut) {
+            Some(whole) => *whole = values.map(i16::from),
+            None => row.iter_mut().skip(first).zip(values).for_each(|(slot, &value)| *slot = value.into()),
+        }
+    }
+
     fn products(self, activations: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
         sums.fill([0; PANEL]);
         self.weighted(activations, stride, panel, sums);
@@ -102,8 +109,10 @@ impl Kernel for Avx2 {
 #[target_feature(enable = "avx2")]
 fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weights], sums: &mut [Lanes<i32>]) {
     let count = quads.len();
-    let mut found = rows(factors, stride, count * QUAD);
-    let row: [&[Factors]; ROWS] = core::array::from_fn(|_| found.next().unwrap_or(&[]).as_chunks().0);
+    let mut row: [&[Factors]; ROWS] = [&[]; ROWS];
+    for (slot, found) in row.iter_mut().zip(rows(factors, stride, count * QUAD)) {
+        *slot = found.as_chunks().0;
+    }
     let (Some(sums), true) = (sums.first_chunk_mut::<ROWS>(), row.iter().all(|row| row.len() == count)) else {
         return;
     };
@@ -111,12 +120,13 @@ fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weig
         // A vector: four outputs, each as the sums of its even and its odd pairs.
         let mut vectors = [[_mm256_setzero_si256(); 2]; ROWS];
         for (quad, weights) in quads.iter().enumerate() {
-            let (eight, _) = weights.as_chunks::<32>();
-            let [first, second]: [[i8; 16]; 2] = cast(eight[half]);
+            let halves: [[[i8; 16]; 2]; 2] = cast(*weights);
+            let [first, second] = halves[half];
             let first = _mm256_cvtepi8_epi16(cast(first));
             let second = _mm256_cvtepi8_epi16(cast(second));
             for (vectors, row) in vectors.iter_mut().zip(row) {
-                let factors = _mm256_set1_epi64x(cast(row[quad]));
+                // SAFETY: every row has as many quads as the panel.
+                let factors = _mm256_set1_epi64x(cast(*unsafe { row.get_unchecked(quad) }));
                 vectors[0] = _mm256_add_epi32(vectors[0], _mm256_madd_epi16(first, factors));
                 vectors[1] = _mm256_add_epi32(vectors[1], _mm256_madd_epi16(second, factors));
             }
@@ -162,7 +172,8 @@ fn requantize(
 
 #[target_feature(enable = "avx2")]
 fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
-    let row = NormRow::new(token, norm.epsilon);
+    let (sum, squares) = sums(token);
+    let row = NormRow::from_sums(token.len(), sum, squares, norm.epsilon);
     let (eights, rest) = token.as_chunks::<8>();
     let vectors = eights.len() * 8;
     let usual = row.width <= 24_576 && row.mantissa <= i32::MAX.into() && (16..=45).contains(&norm.bits);
@@ -210,6 +221,32 @@ fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
     if !rest.is_empty() {
         scalar_norm(&row, norm, token, out, vectors);
     }
+}
+
+/// The sum of a row and that of its squares.
+#[target_feature(enable = "avx2")]
+fn sums(row: &[i16]) -> (i64, i64) {
+    let (vectors, rest) = row.as_chunks::<16>();
+    let (mut sum, mut squares) = (0, _mm256_setzero_si256());
+    // A lane's sum fits i32 for 32,767 vectors.
+    for part in vectors.chunks(32_767) {
+        let mut part_sum = _mm256_setzero_si256();
+        for &vector in part {
+            let x = cast(vector);
+            part_sum = _mm256_add_epi32(part_sum, _mm256_madd_epi16(x, _mm256_set1_epi16(1)));
+            // Two squares are 2^31 at most: unsigned.
+            let pairs = _mm256_madd_epi16(x, x);
+            let even = _mm256_blend_epi32::<0b1010_1010>(pairs, _mm256_setzero_si256());
+            squares = _mm256_add_epi64(squares, _mm256_add_epi64(even, _mm256_srli_epi64::<32>(pairs)));
+        }
+        sum += cast::<_, [i32; 8]>(part_sum).iter().map(|&lane| i64::from(lane)).sum::<i64>();
+    }
+    let mut squares = cast::<_, [i64; 4]>(squares).iter().sum::<i64>();
+    for &x in rest {
+        sum += i64::from(x);
+        squares += i64::from(x) * i64::from(x);
+    }
+    (sum, squares)
 }
 
 /// The values from `start` on.
