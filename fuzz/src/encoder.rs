@@ -68,7 +68,9 @@ pub fn file(header: &Header, seed: u64) -> Vec<u8> {
         match section {
             PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => {
                 let (outputs, inner) = section.matrix(&header.geometry).unwrap();
-                let rows: Vec<i8> = (0..outputs * inner).map(|_| (random.next_u64() as i8).max(-127)).collect();
+                let rows: Vec<i8> = (0..outputs * inner)
+                    .map(|_| (random.next_u64() as i8).max(-127))
+                    .collect();
                 bytes.fill(0);
                 pack(&rows, inner, bytemuck::cast_slice_mut(bytes));
             }

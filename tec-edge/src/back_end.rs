@@ -1,5 +1,6 @@
 //! Which kernel computes: chosen at run time, the best that the processor has.
 
+use crate::Error;
 use crate::encoder::{Encoder, Image, Options, Output};
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
@@ -12,7 +13,6 @@ use crate::team::Alone as Threads;
 #[cfg(feature = "std")]
 use crate::team::Rayon as Threads;
 use crate::trace::Trace;
-use crate::Error;
 
 /// A way to compute. All give the same bits.
 #[derive(Debug, Clone, Copy)]

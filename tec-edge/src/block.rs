@@ -101,9 +101,14 @@ impl<'a> Block<'a> {
         } = work;
         self.rescale(tokens);
         let share = plan.share(workers);
-        trace.record(Stage::Scaled, self.index, share.start * self.dim, TraceValues::I16(tokens));
+        trace.record(
+            Stage::Scaled,
+            self.index,
+            share.start * self.dim,
+            TraceValues::I16(tokens),
+        );
         let normalized = Rest(work.tiles).take(rows * stride::<K>(self.dim))?;
-        let shape = plan.kept(share.len());
+        let shape = plan.kept(share.clone());
         let width = self.width();
         for (number, tile) in tokens.chunks((rows * self.dim).max(1)).enumerate() {
             let first = number * rows;
@@ -198,22 +203,25 @@ impl<'a> Block<'a> {
         if padded(width) > width {
             queries.fill(K::Factor::zeroed());
         }
-        self.qkv.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
-            for (token, values) in (row..).zip(values) {
-                if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
-                    let at = (token * self.heads + channel.head) * head_stride + channel.number;
-                    kernel.put(&limited(values), queries, at);
-                    continue;
+        self.qkv
+            .apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
+                for (token, values) in (row..).zip(values) {
+                    if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                        let at = (token * self.heads + channel.head) * head_stride + channel.number;
+                        kernel.put(&limited(values), queries, at);
+                        continue;
+                    }
+                    for (channel, value) in self.channels(output, 0, values) {
+                        let at = (token * self.heads + channel.head) * head_stride + kernel.at(channel.number);
+                        write(queries, at, kernel.factor(value));
+                        let at = (channel.head * plan.tokens + first + token) * width + channel.number;
+                        trace.record(Stage::Queries, self.index, at, TraceValues::I8(&[value]));
+                    }
                 }
-                for (channel, value) in self.channels(output, 0, values) {
-                    let at = (token * self.heads + channel.head) * head_stride + kernel.at(channel.number);
-                    write(queries, at, kernel.factor(value));
-                    let at = (channel.head * plan.tokens + first + token) * width + channel.number;
-                    trace.record(Stage::Queries, self.index, at, TraceValues::I8(&[value]));
-                }
-            }
-        });
-        queries.chunks_exact_mut(head_stride.max(1)).for_each(|row| kernel.finish(row));
+            });
+        queries
+            .chunks_exact_mut(head_stride.max(1))
+            .for_each(|row| kernel.finish(row));
 
         // The heads' outputs take the place of the normalized tokens.
         let joined = part_mut(normalized, 0, count * stride::<K>(self.dim));
@@ -233,7 +241,12 @@ impl<'a> Block<'a> {
                 let weight_rows = weights.chunks_exact_mut(plan.weights_stride().max(1));
                 for (row, ((sum, scores), weights)) in sums.iter_mut().zip(score_rows).zip(weight_rows).enumerate() {
                     let (used, padding) = weights.split_at_mut_checked(plan.tokens)?;
-                    *sum = kernel.softmax(part(scores, 0, plan.tokens), softmax_multiplier, self.softmax_shift, used);
+                    *sum = kernel.softmax(
+                        part(scores, 0, plan.tokens),
+                        softmax_multiplier,
+                        self.softmax_shift,
+                        used,
+                    );
                     padding.fill(0);
                     let token = first + group * K::ROWS + row;
                     let at = (head * plan.tokens + token) * plan.tokens;
@@ -250,7 +263,9 @@ impl<'a> Block<'a> {
                 });
             }
         }
-        joined.chunks_exact_mut(stride::<K>(self.dim).max(1)).for_each(|row| kernel.finish(row));
+        joined
+            .chunks_exact_mut(stride::<K>(self.dim).max(1))
+            .for_each(|row| kernel.finish(row));
         self.add_layer(kernel, &self.proj, joined, tile);
         Some(())
     }
@@ -272,7 +287,7 @@ impl<'a> Block<'a> {
         let mut at = 0;
         for worker in 0..plan.workers {
             let share = plan.share(worker..worker + 1);
-            let shape = plan.kept(share.len());
+            let shape = plan.kept(share.clone());
             let keys = part(kept, at + shape.keys(head), shape.keys_len());
             // What a share's last panel has too much is overwritten by the next share, or lies behind the last token.
             for (panel, keys) in keys.chunks_exact(panel_len).enumerate() {
@@ -280,7 +295,8 @@ impl<'a> Block<'a> {
                 let found = part_mut(found.as_mut(), 0, in_group);
                 kernel.scores(queries, row_len, keys, found);
                 for (row, found) in scores.chunks_exact_mut(plan.scores_stride()).zip(&*found) {
-                    part_mut(row, share.start + panel * PANEL, PANEL).copy_from_slice(found);
+                    let slots = part_mut(row, share.start + panel * PANEL, PANEL);
+                    slots.iter_mut().zip(found).for_each(|(slot, &score)| *slot = score);
                 }
             }
             at += shape.len();
@@ -306,8 +322,8 @@ impl<'a> Block<'a> {
             let mut at = 0;
             for worker in 0..plan.workers {
                 let share = plan.share(worker..worker + 1);
-                let shape = plan.kept(share.len());
-                let panel_len = PANEL * padded(share.len());
+                let shape = plan.kept(share.clone());
+                let panel_len = PANEL * padded(shape.tokens);
                 let values = part(kept, at + shape.values(head) + panel * panel_len, panel_len);
                 if let Some(weights) = weights.get(share.start..) {
                     kernel.weighted(weights, plan.weights_stride(), values, totals);
@@ -342,19 +358,22 @@ impl<'a> Block<'a> {
         }
         let inputs = self.normalize(kernel, &self.norm2, tile, normalized);
         self.trace_factors(kernel, trace, Stage::Norm2, first, inputs);
-        self.fc1.apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
-            for (token, values) in (row..).zip(values) {
-                let used = PANEL.min(width - output);
-                let before = limited(values);
-                let after = before.map(|value| gelu(self.gelu, value));
-                let row = part_mut(hidden, token * hidden_stride, padded(width));
-                kernel.put(&after, row, output);
-                let at = (first + token) * width + output;
-                trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
-                trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
-            }
-        });
-        hidden.chunks_exact_mut(hidden_stride.max(1)).for_each(|row| kernel.finish(row));
+        self.fc1
+            .apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
+                for (token, values) in (row..).zip(values) {
+                    let used = PANEL.min(width - output);
+                    let before = limited(values);
+                    let after = before.map(|value| gelu(self.gelu, value));
+                    let row = part_mut(hidden, token * hidden_stride, padded(width));
+                    kernel.put(&after, row, output);
+                    let at = (first + token) * width + output;
+                    trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
+                    trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
+                }
+            });
+        hidden
+            .chunks_exact_mut(hidden_stride.max(1))
+            .for_each(|row| kernel.finish(row));
         self.add_layer(kernel, &self.fc2, hidden, tile);
         Some(())
     }
@@ -433,13 +452,22 @@ impl<'a> Block<'a> {
 
     /// Records rows of factors, of which `first` is the first token's.
     #[inline(always)]
-    fn trace_factors<K: Kernel, T: Trace>(&self, kernel: K, trace: &mut T, stage: Stage, first: usize, rows: &[K::Factor]) {
+    fn trace_factors<K: Kernel, T: Trace>(
+        &self,
+        kernel: K,
+        trace: &mut T,
+        stage: Stage,
+        first: usize,
+        rows: &[K::Factor],
+    ) {
         if !T::RECORDS {
             return;
         }
         for (token, row) in (first..).zip(rows.chunks_exact(stride::<K>(self.dim).max(1))) {
             for column in 0..self.dim {
-                let value = row.get(kernel.at(column)).map_or(0, |&factor| kernel.activation(factor));
+                let value = row
+                    .get(kernel.at(column))
+                    .map_or(0, |&factor| kernel.activation(factor));
                 trace.record(stage, self.index, token * self.dim + column, TraceValues::I8(&[value]));
             }
         }
@@ -467,7 +495,10 @@ fn limited(values: &Lanes<i16>) -> Lanes<i8> {
 pub(crate) fn add(slots: &mut [i16], values: &Lanes<i16>) {
     match slots.first_chunk_mut::<PANEL>() {
         Some(slots) => *slots = core::array::from_fn(|i| slots[i].saturating_add(values[i])),
-        None => slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = slot.saturating_add(value)),
+        None => slots
+            .iter_mut()
+            .zip(values)
+            .for_each(|(slot, &value)| *slot = slot.saturating_add(value)),
     }
 }
 

@@ -293,7 +293,7 @@ impl<'a> Encoder<'a> {
         let mut patches = all;
         if let Some(wanted) = options.patches {
             patches = wanted.len();
-            check("patches to encode", patches.clamp(1, all), patches)?;
+            check("patches to encode", patches.min(all).max(1), patches)?;
             if let Some(&patch) = wanted.iter().find(|&&patch| patch as usize >= all) {
                 return Err(Error::Patch { patches: all, patch });
             }

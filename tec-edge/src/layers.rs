@@ -5,11 +5,11 @@ use core::ops::Range;
 use bytemuck::Zeroable;
 use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8};
 
+use crate::Error;
 use crate::kernel::{Group, Kernel, Lanes};
 use crate::panel::{PANEL, padded};
 use crate::plan::Rest;
 use crate::views::{part, part_mut};
-use crate::Error;
 
 pub use crate::views::I32s;
 
@@ -52,7 +52,8 @@ impl Linear<'_> {
             for (group, rows) in inputs.chunks((K::ROWS * stride).max(1)).enumerate() {
                 let count = rows.len() / stride.max(1);
                 let (mut sums, mut values) = (K::Sums::ZERO, K::Values::ZERO);
-                let (Some(sums), Some(values)) = (sums.as_mut().get_mut(..count), values.as_mut().get_mut(..count)) else {
+                let (Some(sums), Some(values)) = (sums.as_mut().get_mut(..count), values.as_mut().get_mut(..count))
+                else {
                     continue;
                 };
                 kernel.products(rows, stride, weights, sums);
@@ -154,16 +155,23 @@ pub(crate) fn normalize<K: Kernel>(
     let factors = factors(memory, stride::<K>(token.len()))?;
     kernel.norm(norm, token, factors);
     for (input, slot) in out.iter_mut().enumerate().take(token.len()) {
-        *slot = factors.get(kernel.at(input)).map_or(0, |&factor| kernel.activation(factor));
+        *slot = factors
+            .get(kernel.at(input))
+            .map_or(0, |&factor| kernel.activation(factor));
     }
     Ok(())
 }
 
 pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &[i16], values: &[i8], out: &mut [i32]) {
-    for (values, out) in values.chunks_exact((weights.len() * PANEL).max(1)).zip(out.chunks_mut(PANEL)) {
+    for (values, out) in values
+        .chunks_exact((weights.len() * PANEL).max(1))
+        .zip(out.chunks_mut(PANEL))
+    {
         let mut sums = [[0; PANEL]];
         kernel.weighted(weights, weights.len(), values, &mut sums);
-        out.iter_mut().zip(sums.as_flattened()).for_each(|(slot, &sum)| *slot = sum);
+        out.iter_mut()
+            .zip(sums.as_flattened())
+            .for_each(|(slot, &sum)| *slot = sum);
     }
 }
 

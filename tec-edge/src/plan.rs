@@ -118,13 +118,15 @@ impl Plan {
 
     /// Bytes of the keys and values that some workers keep.
     pub(crate) fn kept_len(&self, workers: Range<usize>) -> usize {
-        workers.map(|worker| self.kept(self.share(worker..worker + 1).len()).len()).sum()
+        workers
+            .map(|worker| self.kept(self.share(worker..worker + 1)).len())
+            .sum()
     }
 
-    /// The keys and values of a worker's tokens.
-    pub(crate) fn kept(&self, tokens: usize) -> Kept {
+    /// The keys and values of a worker's share of the tokens.
+    pub(crate) fn kept(&self, share: Range<usize>) -> Kept {
         Kept {
-            tokens,
+            tokens: count(&share),
             heads: self.geometry.heads,
             width: self.geometry.head_width(),
         }
@@ -132,13 +134,18 @@ impl Plan {
 
     /// Scores from one row to the next.
     pub(crate) fn scores_stride(&self) -> usize {
-        self.tokens + PANEL
+        self.tokens.saturating_add(PANEL)
     }
 
     /// Softmax weights from one row to the next.
     pub(crate) fn weights_stride(&self) -> usize {
         padded(self.tokens)
     }
+}
+
+/// How many numbers a range has; `len` of the standard library could panic.
+pub(crate) fn count(range: &Range<usize>) -> usize {
+    range.end.saturating_sub(range.start)
 }
 
 fn whole_groups<K: Kernel>(rows: usize) -> usize {
@@ -211,12 +218,12 @@ impl<'s> Part<'s> {
     /// The part of the workers before `middle`, and that of the others.
     pub(crate) fn split(self, plan: &Plan, tile_len: usize, middle: usize) -> Option<(Self, Self)> {
         let (first, second) = (self.workers.start..middle, middle..self.workers.end);
-        let rows = plan.share(first.clone()).len() * plan.geometry.dim;
+        let rows = count(&plan.share(first.clone())) * plan.geometry.dim;
         let (tokens, other_tokens) = self.tokens.split_at_mut_checked(rows)?;
         // Empty where the phase only reads them.
         let kept_len = plan.kept_len(first.clone()).min(self.kept.len());
         let (kept, other_kept) = self.kept.split_at_mut_checked(kept_len)?;
-        let (tiles, other_tiles) = self.tiles.split_at_mut_checked(first.len() * tile_len)?;
+        let (tiles, other_tiles) = self.tiles.split_at_mut_checked(count(&first) * tile_len)?;
         let part = |workers, tokens, kept, tiles| Self {
             workers,
             tokens,

@@ -9,7 +9,7 @@ use crate::format::{HEAD_SECTIONS, Section, section_index};
 use crate::kernel::Kernel;
 use crate::layers::{Linear, Norm, stride};
 use crate::panel::PANEL;
-use crate::plan::{Memory, Part, Plan, Rest};
+use crate::plan::{Memory, Part, Plan, Rest, count};
 use crate::team::Team;
 use crate::trace::{NoTrace, Stage, Trace, TraceValues};
 use crate::views::{I16s, I32s, part_mut};
@@ -56,7 +56,14 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         for index in 0..geometry.depth {
             let block = Block::read(self.encoder.file(), index)?;
             self.pass(&layout, &Pass::KeysAndValues(&block), tokens, kept, tiles, trace)?;
-            self.pass(&layout, &Pass::AttentionAndMlp(&block, kept), tokens, &mut [], tiles, trace)?;
+            self.pass(
+                &layout,
+                &Pass::AttentionAndMlp(&block, kept),
+                tokens,
+                &mut [],
+                tiles,
+                trace,
+            )?;
         }
         self.write_outputs(tokens, tiles, out)
     }
@@ -87,10 +94,11 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         part: Part<'_>,
         trace: &mut impl Trace,
     ) -> Result<(), Error> {
-        if part.workers.len() <= 1 {
+        let workers = count(&part.workers);
+        if workers <= 1 {
             return self.work(layout, pass, part, trace);
         }
-        let middle = part.workers.start + part.workers.len() / 2;
+        let middle = part.workers.start + workers / 2;
         let (first, second) = part.split(&layout.plan, layout.tile_len, middle).ok_or(SHORT)?;
         let (first, second) = self.team.join(
             || self.share_out(layout, pass, first, &mut NoTrace),
@@ -103,7 +111,9 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         let Layout { plan, rows, .. } = layout;
         match pass {
             Pass::Embed => self.embed(layout, part),
-            Pass::KeysAndValues(block) => block.keys_and_values(self.kernel, plan, *rows, part, trace).ok_or(SHORT),
+            Pass::KeysAndValues(block) => block
+                .keys_and_values(self.kernel, plan, *rows, part, trace)
+                .ok_or(SHORT),
             Pass::AttentionAndMlp(block, kept) => block
                 .attention_and_mlp(self.kernel, plan, *rows, kept, part, trace)
                 .ok_or(SHORT),
@@ -133,7 +143,10 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                 None => class,
                 Some(number) => positions.part(self.patch(number) * dim, dim),
             };
-            slots.iter_mut().zip(values.iter()).for_each(|(slot, value)| *slot = value);
+            slots
+                .iter_mut()
+                .zip(values.iter())
+                .for_each(|(slot, value)| *slot = value);
         }
         let has_class = share.start == 0 && !share.is_empty();
         let patches = part.tokens.get_mut(usize::from(has_class) * dim..).unwrap_or_default();

@@ -293,11 +293,17 @@ fn neither_back_end_nor_workers_nor_memory_change_a_bit() {
                 let encoder = encoder.with_back_end(back_end);
                 for workers in [1, 2, 3, 7, 300] {
                     for more in [0, 100, 5_000, 200_000] {
-                        let what = format!("{}, geometry {i}, {workers} workers, {more} more bytes", back_end.name());
+                        let what = format!(
+                            "{}, geometry {i}, {workers} workers, {more} more bytes",
+                            back_end.name()
+                        );
                         let options = Options { workers, patches: None };
                         let got = encode_with(&encoder, &options, Image::Pixels(&image), more, 0xA5);
                         assert_eq!(got, scalar, "{what}");
-                        let options = Options { workers, patches: Some(&some) };
+                        let options = Options {
+                            workers,
+                            patches: Some(&some),
+                        };
                         let got = encode_with(&encoder, &options, Image::Pixels(&image), more, 0xA5);
                         assert_eq!(got.class, expected.class, "{what}");
                         assert_eq!(got.patches, expected.patches, "{what}");
@@ -316,14 +322,25 @@ fn patches_that_do_not_exist_are_refused() {
     let encoder = Encoder::from_bytes(bytes.get()).unwrap();
     let image = pixels(&encoder, 0);
     let refused = |patches: &[u32]| {
-        let options = Options { patches: Some(patches), workers: 1 };
+        let options = Options {
+            patches: Some(patches),
+            workers: 1,
+        };
         let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), 0);
         encoder.encode_with(&options, Image::Pixels(&image), scratch.get_mut(), Output::default())
     };
     assert_eq!(refused(&[0, 9]), Err(Error::Patch { patches: 9, patch: 9 }));
-    let none = Error::Length { what: "patches to encode", expected: 1, actual: 0 };
+    let none = Error::Length {
+        what: "patches to encode",
+        expected: 1,
+        actual: 0,
+    };
     assert_eq!(refused(&[]), Err(none));
-    let many = Error::Length { what: "patches to encode", expected: 9, actual: 10 };
+    let many = Error::Length {
+        what: "patches to encode",
+        expected: 9,
+        actual: 10,
+    };
     assert_eq!(refused(&[0; 10]), Err(many));
     assert_eq!(refused(&[8, 8]), Ok(()));
 }

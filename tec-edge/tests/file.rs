@@ -4,8 +4,8 @@ mod common;
 
 use common::{Bytes, Random, file, geometry, header, seal};
 use proptest::prelude::*;
-use tec_edge::panel::place;
 use tec_edge::format::{HEADER_LEN, Section, TABLE_ENTRY_LEN, file_len, sections};
+use tec_edge::panel::place;
 use tec_edge::{Aligned, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs};
 
 /// The shape of [`small`].
@@ -204,7 +204,9 @@ fn forged_sections_are_named() {
         }
         // What fills up the last panel and the last quads of a matrix must be zero, too.
         if let Some((outputs, inner)) = placed.section.matrix(&SMALL) {
-            let filled: Vec<_> = (0..outputs).flat_map(|o| (0..inner).map(move |i| place(o, i, inner))).collect();
+            let filled: Vec<_> = (0..outputs)
+                .flat_map(|o| (0..inner).map(move |i| place(o, i, inner)))
+                .collect();
             let empty: Vec<_> = (0..placed.len as usize).filter(|at| !filled.contains(at)).collect();
             for at in empty.iter().take(20).chain(empty.iter().rev().take(20)) {
                 let mut file = small();

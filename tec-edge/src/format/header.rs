@@ -107,7 +107,9 @@ impl Header {
             "mean_bits",
             i32::from(self.mean_bits) as u32,
             // Of all patches or one; of any number between it lies between.
-            [1, self.geometry.patches()].iter().all(|&patches| self.mean_shift(patches).is_some()),
+            [1, self.geometry.patches()]
+                .iter()
+                .all(|&patches| self.mean_shift(patches).is_some()),
         )?;
         let channels = self.geometry.channels;
         for (i, (&mean, &std)) in self.normalization.mean.iter().zip(&self.normalization.std).enumerate() {

@@ -135,7 +135,9 @@ fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
     let (ok, reason) = match content {
         Content::Any => (true, ""),
         // No early exit: the whole pass vectorises.
-        Content::Weight { .. } if bytes.iter().fold(false, |found, &w| found | (w == 0x80)) => (false, "a weight is -128"),
+        Content::Weight { .. } if bytes.iter().fold(false, |found, &w| found | (w == 0x80)) => {
+            (false, "a weight is -128")
+        }
         Content::Weight { outputs, inner } => (
             padding_is_zero(bytemuck::cast_slice(bytes), outputs, inner),
             "a weight beyond its last row or column is not 0",

@@ -140,7 +140,13 @@ impl EdgeEncoder {
         let images = pixels.par_chunks_exact(image_len);
         let outputs = class.par_chunks_exact_mut(dim).zip(mean.par_chunks_exact_mut(dim));
         images.zip(outputs).try_for_each_init(
-            || (AlignedBytes::zeroed(self.fast_scratch_len), vec![0i16; dim], vec![0i16; dim]),
+            || {
+                (
+                    AlignedBytes::zeroed(self.fast_scratch_len),
+                    vec![0i16; dim],
+                    vec![0i16; dim],
+                )
+            },
             |(scratch, class16, mean16), (image, (class, mean))| {
                 let output = Output {
                     class: Some(class16),

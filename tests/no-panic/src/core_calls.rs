@@ -82,6 +82,7 @@ fn integers() {
     used(integer::gelu(unknown(&[0; GELU_TABLE_LEN]), unknown(0)));
     let row = unknown(NormRow::new(some(), unknown(0)));
     used(NormRow::normalize(&row, unknown(0)));
+    used(NormRow::from_sums(unknown(3), unknown(1), unknown(1), unknown(1)).shift);
     used(integer::norm_affine(unknown(0), unknown(0), unknown(0), unknown(0)));
     used(integer::center_pixel(unknown(0)));
     used(integer::pixel_constants(float(), float()));

@@ -5,7 +5,8 @@ use core::fmt::{self, Write};
 use tec_edge::format::{self, Header, Section};
 use tec_edge::layers::{I32s, Linear, Norm};
 use tec_edge::{
-    Aligned, BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs, Stage, Trace, TraceValues, panel,
+    Aligned, BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs, Stage, Trace, TraceValues,
+    panel,
 };
 
 use crate::{some, unknown, used};
@@ -58,8 +59,17 @@ fn encodes(encoder: &Encoder<'_>) {
         mean: Some(some()),
         patches: Some(some()),
     });
-    used(Encoder::encode_with(encoder, &options, unknown(Image::Pixels(some())), some(), out));
-    used(Encoder::back_end(&Encoder::with_back_end(*encoder, unknown(BackEnd::SCALAR))).name());
+    used(Encoder::encode_with(
+        encoder,
+        &options,
+        unknown(Image::Pixels(some())),
+        some(),
+        out,
+    ));
+    used(BackEnd::name(Encoder::back_end(&Encoder::with_back_end(
+        *encoder,
+        unknown(BackEnd::SCALAR),
+    ))));
     let image = unknown(Image::Normalized(some()));
     used(Encoder::encode_traced(
         encoder,
@@ -88,8 +98,14 @@ fn layers() {
         shift: unknown(3),
     };
     used(Linear::memory(&linear, unknown(1)));
-    used(unknown(BackEnd::best()).name());
-    used(BackEnd::linear(unknown(BackEnd::best()), &linear, some(), some(), some()));
+    used(BackEnd::name(unknown(BackEnd::best())));
+    used(BackEnd::linear(
+        unknown(BackEnd::best()),
+        &linear,
+        some(),
+        some(),
+        some(),
+    ));
     let norm = Norm {
         multiplier: I32s::from_bytes(some()),
         offset: I32s::from_bytes(some()),
@@ -101,7 +117,13 @@ fn layers() {
     let out: &mut [i64] = some();
     Norm::row(&norm, some(), out, |slot, value| *slot = value);
     used(out);
-    used(BackEnd::softmax(unknown(BackEnd::SCALAR), some(), unknown(1), unknown(1), some()));
+    used(BackEnd::softmax(
+        unknown(BackEnd::SCALAR),
+        some(),
+        unknown(1),
+        unknown(1),
+        some(),
+    ));
     BackEnd::weighted(unknown(BackEnd::SCALAR), some(), some(), some());
     used(BackEnd::all().count());
     used((panel::padded(unknown(1)), panel::panels_len(unknown(1), unknown(1))));
@@ -125,6 +147,7 @@ fn formats(header: &Header) {
     used(format::checksum(some()));
     used(format::sections(&geometry, unknown(0)).last());
     used(format::file_len(&header));
+    used(Section::matrix(unknown(Section::QkvWeight), &geometry));
     let fill = |section: Section, block: usize, bytes: &mut [u8]| {
         used((section, block));
         used(bytes);

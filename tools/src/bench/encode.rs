@@ -14,7 +14,7 @@ use tec_edge::{BackEnd, Encoder, Image, Options, Output, Outputs};
 use tec_train::{
     Error, Result,
     data::Normalization,
-    model::{LoadOptions, Mae, MaeConfig, Pool, Vit, VitConfig, DecoderConfig},
+    model::{DecoderConfig, LoadOptions, Mae, MaeConfig, Pool, Vit, VitConfig},
     quantize::{AlignedBytes, Calibration, Fidelity, quantize},
     recipe::{Geometry, Size},
 };
@@ -143,9 +143,9 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn back_end(name: &str) -> Result<BackEnd> {
     let names: Vec<_> = BackEnd::all().map(BackEnd::name).collect();
-    BackEnd::all().find(|back_end| back_end.name() == name).ok_or_else(|| {
-        Error::Usage(format!("--back-end {name}: this processor has {}", names.join(", ")))
-    })
+    BackEnd::all()
+        .find(|back_end| back_end.name() == name)
+        .ok_or_else(|| Error::Usage(format!("--back-end {name}: this processor has {}", names.join(", "))))
 }
 
 fn from_file(path: &Path) -> Result<Subject> {
@@ -158,7 +158,9 @@ fn from_file(path: &Path) -> Result<Subject> {
         path: path.into(),
         reason: e.to_string(),
     })?;
-    let image = (0..encoder.geometry().image_len()).map(|i| (i * 89 % 251) as u8).collect();
+    let image = (0..encoder.geometry().image_len())
+        .map(|i| (i * 89 % 251) as u8)
+        .collect();
     Ok(Subject {
         file,
         image,
@@ -234,10 +236,11 @@ fn random(args: &Args) -> Result<(Vit, Tensor)> {
 
 /// Weights with their image and calibration images.
 fn saved(path: &Path) -> Result<(Vit, Tensor)> {
-    let mut tensors: HashMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| Error::File {
-        path: path.into(),
-        reason: e.to_string(),
-    })?;
+    let mut tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| Error::File {
+            path: path.into(),
+            reason: e.to_string(),
+        })?;
     let mut take = |name: &str| {
         tensors.remove(name).ok_or_else(|| Error::File {
             path: path.into(),

@@ -52,7 +52,11 @@ impl Kernel for Avx2 {
     fn put(self, values: &Lanes<i8>, row: &mut [i16], first: usize) {
         match row.get_mut(first..).and_then(<[i16]>::first_chunk_mut) {
             Some(whole) => *whole = values.map(i16::from),
-            None => row.iter_mut().skip(first).zip(values).for_each(|(slot, &value)| *slot = value.into()),
+            None => row
+                .iter_mut()
+                .skip(first)
+                .zip(values)
+                .for_each(|(slot, &value)| *slot = value.into()),
         }
     }
 
@@ -144,13 +148,7 @@ fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weig
 /// Sums of up to 2^31 and multipliers give products below 2^62: of these the upper words, of which `shift - 32` bits remain to be
 /// dropped, are all that is needed once half is added.
 #[target_feature(enable = "avx2")]
-fn requantize(
-    sums: &[Lanes<i32>],
-    bias: &Lanes<i32>,
-    multiplier: &Lanes<i32>,
-    shift: u32,
-    values: &mut [Lanes<i16>],
-) {
+fn requantize(sums: &[Lanes<i32>], bias: &Lanes<i32>, multiplier: &Lanes<i32>, shift: u32, values: &mut [Lanes<i16>]) {
     let half = _mm256_set1_epi64x(1i64 << (shift - 1));
     let drop = _mm_cvtsi32_si128(shift as i32 - 32);
     let bias: [__m256i; 2] = cast(*bias);
@@ -239,7 +237,10 @@ fn sums(row: &[i16]) -> (i64, i64) {
             let even = _mm256_blend_epi32::<0b1010_1010>(pairs, _mm256_setzero_si256());
             squares = _mm256_add_epi64(squares, _mm256_add_epi64(even, _mm256_srli_epi64::<32>(pairs)));
         }
-        sum += cast::<_, [i32; 8]>(part_sum).iter().map(|&lane| i64::from(lane)).sum::<i64>();
+        sum += cast::<_, [i32; 8]>(part_sum)
+            .iter()
+            .map(|&lane| i64::from(lane))
+            .sum::<i64>();
     }
     let mut squares = cast::<_, [i64; 4]>(squares).iter().sum::<i64>();
     for &x in rest {
@@ -280,7 +281,10 @@ fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> 
         // A distance beyond i32 is one beyond the limit, as an unsigned number.
         let distance = _mm256_min_epu32(_mm256_sub_epi32(maxima, cast(*scores)), limit);
         let scaled = |distance| {
-            _mm256_srl_epi64(_mm256_add_epi64(_mm256_mul_epu32(distance, multiplier_words), half), shift_count)
+            _mm256_srl_epi64(
+                _mm256_add_epi64(_mm256_mul_epu32(distance, multiplier_words), half),
+                shift_count,
+            )
         };
         let (even, odd) = (scaled(distance), scaled(_mm256_srli_epi64::<32>(distance)));
         let index = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
