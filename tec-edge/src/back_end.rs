@@ -2,9 +2,13 @@
 
 use crate::Error;
 use crate::encoder::{Encoder, Image, Options, Output};
+#[cfg(all(feature = "simd", tec_dsp))]
+use crate::kernel::Dsp;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
-use crate::kernel::{Kernel, Scalar};
+use crate::kernel::Kernel;
+#[cfg(not(all(feature = "simd", tec_dsp)))]
+use crate::kernel::Scalar;
 use crate::layers::{self, Linear, Norm};
 use crate::plan::Plan;
 use crate::run::Run;
@@ -18,29 +22,37 @@ use crate::trace::Trace;
 #[derive(Debug, Clone, Copy)]
 pub struct BackEnd(Which);
 
+// Where DSP instructions are certain, the scalar code would only take flash.
 #[derive(Debug, Clone, Copy)]
 enum Which {
+    #[cfg(not(all(feature = "simd", tec_dsp)))]
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
+    #[cfg(all(feature = "simd", tec_dsp))]
+    Dsp(Dsp),
 }
 
 /// Does something with the kernel of a back end.
 macro_rules! with_kernel {
     ($back_end:expr, $kernel:ident => $do:expr) => {
         match $back_end.0 {
+            #[cfg(not(all(feature = "simd", tec_dsp)))]
             Which::Scalar => {
                 let $kernel = Scalar;
                 $do
             }
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
+            #[cfg(all(feature = "simd", tec_dsp))]
+            Which::Dsp($kernel) => $do,
         }
     };
 }
 
 impl BackEnd {
-    /// Plain Rust, on every processor.
+    /// Plain Rust, on every processor; left out of programs for processors whose DSP instructions are certain.
+    #[cfg(not(all(feature = "simd", tec_dsp)))]
     pub const SCALAR: Self = Self(Which::Scalar);
 
     /// Those that this processor can execute, the best first.
@@ -48,6 +60,9 @@ impl BackEnd {
         let all = [
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
+            #[cfg(all(feature = "simd", tec_dsp))]
+            Some(Which::Dsp(Dsp)),
+            #[cfg(not(all(feature = "simd", tec_dsp)))]
             Some(Which::Scalar),
         ];
         all.into_iter().flatten().map(Self)
@@ -55,15 +70,22 @@ impl BackEnd {
 
     /// The best that this processor can execute.
     pub fn best() -> Self {
-        Self::all().next().unwrap_or(Self::SCALAR)
+        #[cfg(not(all(feature = "simd", tec_dsp)))]
+        let least = Self::SCALAR;
+        #[cfg(all(feature = "simd", tec_dsp))]
+        let least = Self(Which::Dsp(Dsp));
+        Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`.
+    /// Its name: `scalar`, `avx2`, `dsp`.
     pub const fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(not(all(feature = "simd", tec_dsp)))]
             Which::Scalar => "scalar",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
+            #[cfg(all(feature = "simd", tec_dsp))]
+            Which::Dsp(_) => "dsp",
         }
     }
 
@@ -90,9 +112,9 @@ impl BackEnd {
         with_kernel!(self, kernel => kernel.softmax(scores, multiplier, shift, weights))
     }
 
-    /// The products of a row of softmax weights, as many as whole quads have, with values: channels are the outputs of `values`, tokens
+    /// The products of a row of softmax weights, as many as whole quads have, with values; the weights may change places: channels are the outputs of `values`, tokens
     /// the inputs ([`panel`](crate::panel)). `out` gets one sum for each channel.
-    pub fn weighted(self, weights: &[i16], values: &[i8], out: &mut [i32]) {
+    pub fn weighted(self, weights: &mut [i16], values: &[i8], out: &mut [i32]) {
         with_kernel!(self, kernel => layers::weighted(kernel, weights, values, out));
     }
 

@@ -251,6 +251,7 @@ impl<'a> Block<'a> {
                     let token = first + group * K::ROWS + row;
                     let at = (head * plan.tokens + token) * plan.tokens;
                     trace.record(Stage::Weights, self.index, at, TraceValues::I16(used));
+                    kernel.finish_weights(weights);
                 }
                 self.mean_values(kernel, plan, kept, head, weights, sums, |row, channel, mean| {
                     let multiplier = multipliers.get(channel).unwrap_or(0);

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use bytemuck::Zeroable;
-use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8};
+use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8, saturate_i16};
 
 use crate::Error;
 use crate::kernel::{Group, Kernel, Lanes};
@@ -98,6 +98,12 @@ impl Norm<'_> {
         }
     }
 
+    /// A token's values after `shift` fractional bits are dropped, limited to i16.
+    #[inline(never)]
+    pub(crate) fn output(&self, token: &[i16], shift: u32, out: &mut [i16]) {
+        self.row(token, out, |slot, value| *slot = saturate_i16(round_shift(value, shift)));
+    }
+
     /// Calls `emit(i, value)` for the channels `start + i` of a token, with the value rounded and limited to i8.
     #[inline(always)]
     pub(crate) fn values(&self, row: &NormRow, token: &[i16], start: usize, mut emit: impl FnMut(usize, i8)) {
@@ -162,7 +168,7 @@ pub(crate) fn normalize<K: Kernel>(
     Ok(())
 }
 
-pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &[i16], values: &[i8], out: &mut [i32]) {
+pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &mut [i16], values: &[i8], out: &mut [i32]) {
     for (values, out) in values
         .chunks_exact((weights.len() * PANEL).max(1))
         .zip(out.chunks_mut(PANEL))

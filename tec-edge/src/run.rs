@@ -231,15 +231,13 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         let shift = |bits: i8| norm.bits.saturating_add_signed(-i32::from(bits));
         let mut rows = tokens.chunks_exact(dim);
         let class = rows.next().unwrap_or(&[]);
-        let round = |value: i64, shift: u32| saturate_i16(round_shift(value, shift));
         if let Some(out) = out.class {
-            let shift = shift(header.class_bits);
-            norm.row(class, out, |slot, value| *slot = round(value, shift));
+            norm.output(class, shift(header.class_bits), out);
         }
         let shift = shift(header.patch_bits);
         if let Some(out) = out.patches {
             for (row, out) in rows.clone().zip(out.chunks_exact_mut(dim)) {
-                norm.row(row, out, |slot, value| *slot = round(value, shift));
+                norm.output(row, shift, out);
             }
         }
         if let Some(out) = out.mean {
@@ -247,14 +245,13 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             sums.fill(0);
             let count = rows.len();
             for row in rows {
-                norm.row(row, sums, |sum, value| {
-                    *sum = sum.wrapping_add(round(value, shift).into())
-                });
+                norm.output(row, shift, out);
+                sums.iter_mut().zip(&*out).for_each(|(sum, &value)| *sum = sum.wrapping_add(value.into()));
             }
             let inverse = reciprocal(count as u32);
             let shift = header.mean_shift(count).unwrap_or(0);
             for (slot, &sum) in out.iter_mut().zip(&*sums) {
-                *slot = round(i64::from(sum).wrapping_mul(inverse.mantissa), shift);
+                *slot = saturate_i16(round_shift(i64::from(sum).wrapping_mul(inverse.mantissa), shift));
             }
         }
         Ok(())

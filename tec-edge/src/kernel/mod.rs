@@ -3,6 +3,10 @@
 //! The scalar kernel is plain Rust over `tec_core::integer` and forbids nothing a compiler may do; the others are tested against it,
 //! whole encoders and single calls, over the whole range of their arguments.
 
+#[cfg(all(feature = "simd", tec_dsp))]
+mod dsp;
+mod narrow;
+#[cfg(not(all(feature = "simd", tec_dsp)))]
 mod scalar;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 pub(crate) mod x86;
@@ -13,6 +17,9 @@ use tec_core::integer::softmax_weights;
 use crate::layers::Norm;
 use crate::panel::PANEL;
 
+#[cfg(all(feature = "simd", tec_dsp))]
+pub(crate) use dsp::Dsp;
+#[cfg(not(all(feature = "simd", tec_dsp)))]
 pub(crate) use scalar::Scalar;
 
 /// One value for each output of a panel.
@@ -88,6 +95,11 @@ pub(crate) trait Kernel: Copy + Send + Sync {
         self.products(queries, stride, keys, scores);
     }
 
+    /// Called for each row of softmax weights, whole quads, before it enters [`weighted`](Self::weighted).
+    fn finish_weights(self, weights: &mut [i16]) {
+        let _ = weights;
+    }
+
     /// Adds to `sums` the products of softmax weights with a panel of values (channels are the outputs, tokens the inputs). Rows of weights
     /// are `stride` apart.
     fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]);
@@ -111,6 +123,7 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     }
 }
 
+#[cfg(not(all(feature = "simd", tec_dsp)))]
 /// Rows of `len` values, `stride` apart.
 #[inline(always)]
 pub(crate) fn rows<T>(all: &[T], stride: usize, len: usize) -> impl Iterator<Item = &[T]> {

@@ -1,8 +1,6 @@
 //! The kernel that every processor has: the definition, in a loop order that compilers vectorize.
 
-use tec_core::integer::{NormRow, saturate_i16, scale};
-
-use super::{Kernel, Lanes, rows};
+use super::{Kernel, Lanes, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -47,16 +45,11 @@ impl Kernel for Scalar {
         shift: u32,
         values: &mut [Lanes<i16>],
     ) {
-        for (sums, values) in sums.iter().zip(values) {
-            for (((value, sum), bias), multiplier) in values.iter_mut().zip(sums).zip(bias).zip(multiplier) {
-                *value = saturate_i16(scale(sum.wrapping_add(*bias), *multiplier, shift));
-            }
-        }
+        narrow::requantize(sums, bias, multiplier, shift, values);
     }
 
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
-        let row = NormRow::new(token, norm.epsilon);
-        norm.values(&row, token, 0, |i, value| {
+        narrow::norm(norm, token, |i, value| {
             if let Some(slot) = out.get_mut(i) {
                 *slot = value;
             }

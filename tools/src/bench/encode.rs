@@ -12,14 +12,14 @@ use serde_json::json;
 use tec_core::philox::{Noise, Stream};
 use tec_edge::{BackEnd, Encoder, Image, Options, Output, Outputs};
 use tec_train::{
-    Error, Result,
+    Error, Result, atomic,
     data::Normalization,
     model::{DecoderConfig, LoadOptions, Mae, MaeConfig, Pool, Vit, VitConfig},
     quantize::{AlignedBytes, Calibration, Fidelity, quantize},
     recipe::{Geometry, Size},
 };
 
-use crate::{bench::train::size_names, output};
+use crate::{bench::train::size_names, export::refuse_existing, output};
 
 /// Arguments of `tec bench encode`.
 #[derive(clap::Args)]
@@ -48,6 +48,12 @@ pub struct Args {
     /// Side of a patch in pixels
     #[arg(long, default_value_t = 16)]
     patch: usize,
+    /// Blocks, instead of the size's
+    #[arg(long)]
+    depth: Option<usize>,
+    /// Write the encoder.tec that was measured to a file that does not exist yet
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -77,6 +83,10 @@ pub fn run(args: &Args) -> Result<()> {
         Some(path) => from_file(path)?,
         None => made(args)?,
     };
+    if let Some(path) = &args.save {
+        refuse_existing(Some(path), false)?;
+        atomic::write(path, &subject.file)?;
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build()
@@ -208,7 +218,7 @@ fn random(args: &Args) -> Result<(Vit, Tensor)> {
             patch_size: args.patch,
             channels: 3,
             dim,
-            depth,
+            depth: args.depth.unwrap_or(depth),
             heads,
             mlp_ratio: 4,
         },

@@ -1,0 +1,77 @@
+//! Requantization and LayerNorm for processors whose registers have 32 bits, and so for everything else: the same integers as
+//! `tec_core::integer`'s, in products of 32 by 32 bits wherever a layer's constants allow it.
+
+use tec_core::integer::{NORM_BITS, NormRow, saturate_i16, scale};
+
+use super::Lanes;
+use crate::layers::Norm;
+
+/// `clamp16(round((sum + bias) · multiplier, shift))`, all of them by one shift.
+#[inline(always)]
+pub(crate) fn requantize(
+    sums: &[Lanes<i32>],
+    bias: &Lanes<i32>,
+    multiplier: &Lanes<i32>,
+    shift: u32,
+    values: &mut [Lanes<i16>],
+) {
+    let rows = sums.iter().zip(values);
+    // Products are below 2^62: with half added, their upper words are what is left.
+    if let (Some(rest @ 0..=30), Some(half)) = (shift.checked_sub(32), 1i64.checked_shl(shift.saturating_sub(1))) {
+        for (sums, values) in rows {
+            for (((value, sum), bias), multiplier) in values.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+                let product = i64::from(sum.wrapping_add(*bias)) * i64::from(*multiplier);
+                let upper = (product.wrapping_add(half) >> 32) as i32;
+                *value = (upper >> rest).clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+            }
+        }
+    } else {
+        for (sums, values) in rows {
+            for (((value, sum), bias), multiplier) in values.iter_mut().zip(sums).zip(bias).zip(multiplier) {
+                *value = saturate_i16(scale(sum.wrapping_add(*bias), *multiplier, shift));
+            }
+        }
+    }
+}
+
+/// Calls `emit(channel, value)` for a token's channels, each value rounded and limited to i8.
+#[inline(always)]
+pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i8)) {
+    let row = NormRow::new(token, norm.epsilon);
+    let (Ok(mantissa), Ok(sum), true) = (i32::try_from(row.mantissa), i32::try_from(row.sum), token.len() <= MOST_WIDTH) else {
+        return norm.values(&row, token, 0, emit);
+    };
+    if !(1..=NORM_BITS + 20).contains(&row.shift) || !(16..=45).contains(&norm.bits) {
+        return norm.values(&row, token, 0, emit);
+    }
+    let width = token.len() as i32;
+    let half = 1i64 << (row.shift - 1);
+    let (up, half_out) = (1i32 << (norm.bits - 16), 1i64 << (norm.bits - 1));
+    let constants = norm.multiplier.iter().zip(norm.offset.iter());
+    for (i, (&x, (multiplier, offset))) in token.iter().zip(constants).enumerate() {
+        let centered = (width * i32::from(x)).wrapping_sub(sum);
+        let product = (i64::from(centered) * i64::from(mantissa)).wrapping_add(half);
+        // Below 2^28.
+        let normalized = (product >> row.shift) as i32;
+        let affine = half_out
+            .wrapping_add(i64::from(normalized) * i64::from(multiplier))
+            .wrapping_add(i64::from(offset) * i64::from(up));
+        emit(i, limit(affine, norm.bits));
+    }
+}
+
+/// The widest token whose values times the width stay below 2^30.
+const MOST_WIDTH: usize = 24_576;
+
+/// The upper bits of a number below 2^62, limited to i8.
+#[inline(always)]
+fn limit(value: i64, drop: u32) -> i8 {
+    let shifted = match drop.checked_sub(32) {
+        Some(rest) => ((value >> 32) as i32) >> (rest & 31),
+        None => {
+            let shifted = value >> (drop & 63);
+            shifted.clamp(i8::MIN.into(), i8::MAX.into()) as i32
+        }
+    };
+    shifted.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+}
