@@ -147,12 +147,12 @@ fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), 
     panels.fill(0);
     panel::pack(values, count, panels);
     let (row, totals) = (results.scratch::<i16>(padded)?, results.scratch::<i32>(width)?);
-    row.fill(0);
     let mut slots = means.iter_mut().zip(out);
     let each = scores
         .chunks_exact(count.max(1))
         .zip(weights.chunks_exact_mut(count.max(1)));
     for ((scores, weights), sum) in each.zip(sums) {
+        row.fill(0);
         let row_weights = row.get_mut(..count).ok_or(Refusal::DoesNotFit)?;
         *sum = BackEnd::best().softmax(scores, multiplier, shift as u32, row_weights);
         weights.copy_from_slice(row_weights);
