@@ -19,6 +19,8 @@ mod paths;
 mod shard;
 mod source;
 mod tar;
+#[cfg(feature = "cuda")]
+mod upload;
 mod worker;
 
 pub use augment::{Augment, Placement};
@@ -33,4 +35,6 @@ pub use open::open;
 pub use parquet::ParquetImages;
 pub use source::{Source, Stored, Subset};
 pub use tar::TarShards;
+#[cfg(feature = "cuda")]
+pub(crate) use upload::{Returns, Slot, Upload, Uploads};
 pub use tec_image::{Decoder, ImageInfo, Pixels, Region, Resizer, decode, inspect};

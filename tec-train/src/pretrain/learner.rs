@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use super::{
     Progress,
     ema::Ema,
+    feed::Fed,
     gradients::{Gradients, MeanLoss},
     setup::Setup,
     workers::{Workers, pieces},
@@ -14,7 +15,6 @@ use super::{
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, State},
-    data::{self, Batch},
     model::{Mae, Masks, Params, Targets, Tec, Vit},
     optim::{AdamW, AdamWConfig},
     recipe::OptimizerSection,
@@ -83,48 +83,25 @@ pub struct Attention {
 }
 
 /// The new model's input `[B, C, S, S]`: some images of a batch.
-fn images(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Tensor> {
-    let e = &setup.encoder;
-    let pixels = part(&batch.pixels, batch.len(), &range)?;
-    data::to_tensor(
-        pixels,
-        range.len(),
-        e.image_size,
-        e.channels,
+fn images(setup: &Setup, fed: &Fed, range: Range<usize>) -> Result<Tensor> {
+    fed.images(
+        false,
+        range,
+        setup.encoder.image_size,
         &setup.normalization,
         &setup.device,
     )
 }
 
 /// What the base says about the same crops, at its own size and normalization.
-fn targets(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Targets> {
+fn targets(setup: &Setup, fed: &Fed, range: Range<usize>) -> Result<Targets> {
     let Some(base) = &setup.base else {
         return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
     };
-    let config = base.vit.config();
-    let pixels = if batch.pixels2.is_empty() {
-        &batch.pixels
-    } else {
-        &batch.pixels2
-    };
-    let seen = data::to_tensor(
-        part(pixels, batch.len(), &range)?,
-        range.len(),
-        config.image_size,
-        config.channels,
-        &base.normalization,
-        &setup.device,
-    )?;
+    let size = base.vit.config().image_size;
+    let seen = fed.images(true, range, size, &base.normalization, &setup.device)?;
     base.vit
         .targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
-}
-
-/// The pixels of some of `images` images.
-fn part<'a>(pixels: &'a [u8], images: usize, range: &Range<usize>) -> Result<&'a [u8]> {
-    let size = pixels.len() / images.max(1);
-    pixels
-        .get(range.start * size..range.end * size)
-        .ok_or_else(|| Error::Data(format!("images {range:?} of {images} were asked for; please report it")))
 }
 
 /// Parameters named in a message about weights that do not fit.
@@ -230,7 +207,8 @@ impl Learner {
     ///
     /// # Errors
     /// Shapes that do not fit (a bug).
-    pub fn add(&self, setup: &Setup, batch: &Batch, sum: &mut Gradients) -> Result<()> {
+    pub fn add(&self, setup: &Setup, fed: &Fed, sum: &mut Gradients) -> Result<()> {
+        let batch = &fed.batch;
         if batch.is_empty() {
             sum.note_empty();
             return Ok(());
@@ -241,7 +219,7 @@ impl Learner {
         // On the CPU, where they are looked at.
         sum.note(&batch.samples, &masks(&batch.samples, &Device::Cpu)?)?;
         sum.add(&self.workers, batch.len(), self.model.tokens(), |range| {
-            let images = images(setup, batch, range.clone())?;
+            let images = images(setup, fed, range.clone())?;
             let masks = masks(&batch.samples[range.clone()], &setup.device)?;
             let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
             Ok(match &self.model {
@@ -254,7 +232,7 @@ impl Learner {
                     }
                 }
                 Model::Tec(tec) => {
-                    let losses = tec.losses(&images, &targets(setup, batch, range)?, &masks)?;
+                    let losses = tec.losses(&images, &targets(setup, fed, range)?, &masks)?;
                     MeanLoss {
                         feature: value(&losses.feature)?,
                         relation: Some(value(&losses.relation)?),
@@ -344,11 +322,11 @@ impl Learner {
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn attention(&self, setup: &Setup, batch: &Batch, masks: &Masks) -> Result<Option<Attention>> {
+    pub fn attention(&self, setup: &Setup, fed: &Fed, masks: &Masks) -> Result<Option<Attention>> {
         let Model::Tec(tec) = &self.model else { return Ok(None) };
-        let all = 0..batch.len();
-        let targets = targets(setup, batch, all.clone())?;
-        let predicted = tec.predict(&images(setup, batch, all)?, &targets.index, masks)?;
+        let all = 0..fed.batch.len();
+        let targets = targets(setup, fed, all.clone())?;
+        let predicted = tec.predict(&images(setup, fed, all)?, &targets.index, masks)?;
         let tau = f64::from(setup.recipe.objective.att_tau);
         Ok(Some(Attention {
             base: (targets.logits / tau)?,

@@ -1,6 +1,7 @@
 //! The training loop: data → targets → losses → gradients → AdamW → metrics and checkpoints.
 
 mod ema;
+mod feed;
 mod gradients;
 mod learner;
 mod log;

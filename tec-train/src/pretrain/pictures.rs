@@ -82,7 +82,7 @@ impl Pictures {
                 removed: removed.iter().map(|r| *r > 0.5).collect(),
             });
         let masked = masked.collect();
-        let Some(shown) = learner.attention(setup, &batch, &masks)? else {
+        let Some(shown) = learner.attention(setup, &batch.into(), &masks)? else {
             return Ok(Self {
                 masked,
                 attention: Vec::new(),
