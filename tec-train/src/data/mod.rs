@@ -35,6 +35,6 @@ pub use open::open;
 pub use parquet::ParquetImages;
 pub use source::{Source, Stored, Subset};
 pub use tar::TarShards;
+pub use tec_image::{Decoder, ImageInfo, Pixels, Region, Resizer, decode, inspect};
 #[cfg(feature = "cuda")]
 pub(crate) use upload::{Returns, Slot, Upload, Uploads};
-pub use tec_image::{Decoder, ImageInfo, Pixels, Region, Resizer, decode, inspect};

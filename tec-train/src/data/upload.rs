@@ -85,7 +85,6 @@ impl Uploads {
 
 /// Memory for the pixels of a batch, on both sides.
 pub struct Slot {
-    /// Freed first, which waits for the copy out of it; so nothing is copied into `there` anymore when that is freed.
     host: PinnedHostSlice<u8>,
     there: Tensor,
     /// Where the pixels lie in it.
@@ -114,7 +113,8 @@ impl Slot {
     }
 
     fn fill(&mut self, copies: &Arc<CudaStream>, pixels: [&[u8]; 2], starts: [usize; 2]) -> Result<()> {
-        // Waits until the copy before has left the memory.
+        // The copy before must have left the memory. `PinnedHostSlice` would see to that only if uses of memory were tracked.
+        self.arrived.synchronize().map_err(refused)?;
         let host = self.host.as_mut_slice().map_err(refused)?;
         for ((pixels, start), place) in pixels.into_iter().zip(starts).zip(&mut self.places) {
             *place = start..start + pixels.len();
@@ -130,6 +130,13 @@ impl Slot {
         };
         self.there.inplace_op1(&copy)?;
         self.arrived.record(copies).map_err(refused)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // A copy may be under way between the two. Should the GPU have failed, it is not.
+        let _ = self.arrived.synchronize();
     }
 }
 

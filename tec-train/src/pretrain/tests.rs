@@ -45,7 +45,9 @@ fn parts_of_a_step_add_up_to_it() {
         assert_eq!(whole.len(), 32);
         let step = |setup: &Setup, parts: &[Batch]| {
             let mut sum = learner.gradients(setup);
-            parts.iter().for_each(|p| learner.add(setup, &p.clone().into(), &mut sum).unwrap());
+            parts
+                .iter()
+                .for_each(|p| learner.add(setup, &p.clone().into(), &mut sum).unwrap());
             let losses = [sum.feature(), sum.relation().unwrap_or(0.0)];
             let grads = sum.finish().unwrap().unwrap();
             let values = |var: &candle_core::Var| -> Vec<f32> {

@@ -13,13 +13,7 @@ use super::{
     setup::Setup,
     unreadable::Drawn,
 };
-use crate::{
-    Error, Result,
-    data::Loader,
-    device,
-    ranks::Ranks,
-    run_dir::RunDir,
-};
+use crate::{Error, Result, data::Loader, device, ranks::Ranks, run_dir::RunDir};
 
 /// Samples named when a loss is not finite.
 const NAMED: usize = 16;
@@ -152,12 +146,7 @@ impl Training<'_> {
     }
 
     /// This rank's losses and gradients of a step; `None` when there are no more images.
-    fn compute(
-        &mut self,
-        batches: &mut Feed,
-        sum: &mut Gradients,
-        waited: &mut f64,
-    ) -> Result<Option<Contribution>> {
+    fn compute(&mut self, batches: &mut Feed, sum: &mut Gradients, waited: &mut f64) -> Result<Option<Contribution>> {
         let mut drawn = Drawn::default();
         for _ in 0..self.setup.recipe.optimizer.accumulate {
             let Some(fed) = batches.next().transpose().map_err(|e| self.rescue(e))? else {
