@@ -25,12 +25,15 @@ KERNEL(squares_by_chunk, 256)(const float* const* gradients, const u64* lengths,
     }
 }
 
-// The square root of the sum of n values. Launch: one block of 256 threads.
-KERNEL(root_of_sum, 256)(const double* partial, double* norm, u32 n) {
+// The square root of the sum of n values; NaN where one of the `count` losses is not finite. Launch: one block of 256 threads.
+KERNEL(root_of_sum, 256)(const double* partial, const float* losses, double* norm, u32 n, u32 count) {
     SHARED(double, scratch, 8);
     double sum = 0.0;
     for (u32 at = threadIdx.x; at < n; at += blockDim.x) {
         sum += partial[at];
+    }
+    for (u32 at = threadIdx.x; at < count; at += blockDim.x) {
+        sum += double(losses[at]) * 0.0;  // 0, or NaN
     }
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) {

@@ -30,11 +30,13 @@ pub(crate) struct Tables {
     pub count: usize,
 }
 
-/// The norm of all gradients together, one f64 in device memory; `scratch` has an f64 for each chunk.
-pub(crate) fn gradient_norm(tables: &Tables, scratch: u64, norm: u64) -> [Launch; 2] {
+/// The norm of all gradients together, one f64 in device memory: NaN where one of `losses`, address and number of f32 values, is not
+/// finite. `scratch` has an f64 for each chunk.
+pub(crate) fn gradient_norm(tables: &Tables, losses: (u64, usize), scratch: u64, norm: u64) -> [Launch; 2] {
     let args = [tables.gradients, tables.lengths, tables.chunks, scratch];
     let args = args.map(Arg::Pointer).to_vec();
-    let sum = vec![Arg::Pointer(scratch), Arg::Pointer(norm), size(tables.count)];
+    let mut sum = [scratch, losses.0, norm].map(Arg::Pointer).to_vec();
+    sum.extend([tables.count, losses.1].map(size));
     [
         Launch::line("squares_by_chunk", tables.count, args),
         Launch::line("root_of_sum", 1, sum),

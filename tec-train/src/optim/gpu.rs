@@ -62,12 +62,13 @@ impl GpuMoments {
             .collect())
     }
 
-    /// The norm of all gradients, and, if it is finite, the step of `update`, whose scale follows from norm and `clip`. The GPU
+    /// The norm of all gradients, NaN where one of `losses` is not finite; and, if it is finite, the step of `update`, whose scale follows from norm and `clip`. The GPU
     /// decides, so that it need not wait for the host to know.
     pub fn step(
         &mut self,
         parameters: &[Parameter],
         gradients: &[&Tensor],
+        losses: Option<&Tensor>,
         update: &Update,
         clip: Option<f64>,
     ) -> Result<f64> {
@@ -109,7 +110,11 @@ impl GpuMoments {
         // f64 values, in room for twice as many f32 ones.
         let scratch = Output::floats(&device, 2 * self.count.max(1))?;
         let norm = device.alloc_zeros::<f64>(1)?;
-        let plans = plans::gradient_norm(&tables, scratch.address(&device), start_of(&device, &norm));
+        let losses = match losses {
+            Some(losses) => (address_of("adamw", losses)?, losses.elem_count()),
+            None => (0, 0),
+        };
+        let plans = plans::gradient_norm(&tables, losses, scratch.address(&device), start_of(&device, &norm));
         plans.iter().try_for_each(|plan| launch(&device, plan))?;
         let constants = plans::Update {
             beta1: update.beta1,

@@ -8,7 +8,8 @@ use super::{
     Progress,
     ema::Ema,
     feed::Fed,
-    gradients::{Gradients, MeanLoss},
+    gradients::Gradients,
+    losses::MeanLoss,
     setup::Setup,
     workers::{Workers, pieces},
 };
@@ -221,12 +222,11 @@ impl Learner {
         sum.add(&self.workers, batch.len(), self.model.tokens(), |range| {
             let images = images(setup, fed, range.clone())?;
             let masks = masks(&batch.samples[range.clone()], &setup.device)?;
-            let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
             Ok(match &self.model {
                 Model::Mae(mae) => {
                     let total = mae.loss(&images, &masks)?;
                     MeanLoss {
-                        feature: value(&total)?,
+                        feature: total.clone(),
                         relation: None,
                         total,
                     }
@@ -234,8 +234,8 @@ impl Learner {
                 Model::Tec(tec) => {
                     let losses = tec.losses(&images, &targets(setup, fed, range)?, &masks)?;
                     MeanLoss {
-                        feature: value(&losses.feature)?,
-                        relation: Some(value(&losses.relation)?),
+                        feature: losses.feature,
+                        relation: Some(losses.relation),
                         total: losses.total,
                     }
                 }
@@ -248,16 +248,20 @@ impl Learner {
     /// # Errors
     /// A parameter without a gradient (a bug).
     pub fn update(&mut self, sum: Gradients, lr: f64) -> Result<Outcome> {
-        let mut outcome = Outcome {
-            images: sum.images(),
-            feature: sum.feature(),
-            relation: sum.relation(),
-            grad_norm: f64::NAN,
-        };
-        let seen = sum.seen();
+        let (images, seen, losses) = (sum.images(), sum.seen(), sum.losses());
+        let mut grad_norm = f64::NAN;
         if let Some(grads) = sum.finish()? {
-            outcome.grad_norm = self.optimizer.step(&grads, lr, self.clip)?;
+            let losses = losses.values()?;
+            grad_norm = self.optimizer.step_for(&grads, losses.as_ref(), lr, self.clip)?;
         }
+        // A GPU has been waited for by now: once a step.
+        let (feature, relation) = losses.means()?;
+        let outcome = Outcome {
+            images,
+            feature,
+            relation,
+            grad_norm,
+        };
         if outcome.is_finite() {
             self.seen = seen;
             if let Some(ema) = &mut self.ema {

@@ -5,6 +5,7 @@ mod feed;
 mod gradients;
 mod learner;
 mod log;
+mod losses;
 mod pictures;
 mod probe;
 mod record;
@@ -34,7 +35,8 @@ use crate::{
     run_dir::{Existing, RunDir, RunLock, StepMetrics},
 };
 
-pub use gradients::{Gradients, MeanLoss};
+pub use gradients::Gradients;
+pub use losses::{Losses, MeanLoss};
 pub use pictures::{Pictures, loss_plot};
 use setup::Setup;
 pub use workers::{Workers, pieces};

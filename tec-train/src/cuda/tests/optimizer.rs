@@ -52,10 +52,16 @@ impl Device {
         }
     }
 
-    /// The norm of the gradients, where it lies too.
-    fn norm(&self) -> (f64, Buffer<f64>) {
+    /// The norm of the gradients of some losses, where it lies too.
+    fn norm(&self, losses: &[f32]) -> (f64, Buffer<f64>) {
+        let there = Buffer::new(losses);
         let (scratch, norm) = (Buffer::<f64>::poisoned(self.chunks), Buffer::<f64>::poisoned(1));
-        let launches = plan::gradient_norm(&self.tables, scratch.address(0), norm.address(0));
+        let launches = plan::gradient_norm(
+            &self.tables,
+            (there.address(0), losses.len()),
+            scratch.address(0),
+            norm.address(0),
+        );
         launches.iter().for_each(run);
         let first = norm.values()[0];
         run_backwards(true);
@@ -108,7 +114,7 @@ fn steps_have_the_hosts_bits() {
             });
             let loss = terms.reduce(|a, b| (a + b).unwrap()).unwrap();
             let expected = host.step(&loss.backward().unwrap(), lr, clip).unwrap();
-            let (norm, at) = device.norm();
+            let (norm, at) = device.norm(&[0.5, -3.0, 1e30][..step as usize]);
             assert!((norm - expected).abs() <= 1e-12 * expected, "{norm} {expected}");
             let correction = |beta: f64| 1.0 - beta.powi(step);
             let update = plan::Update {
@@ -139,12 +145,22 @@ fn steps_have_the_hosts_bits() {
 #[test]
 fn a_norm_that_is_not_finite_changes_nothing() {
     let start = vec![values(1, 40), values(2, 3)];
-    for bad in [f32::NAN, f32::INFINITY] {
+    for (bad, among_losses) in [
+        (f32::NAN, false),
+        (f32::INFINITY, false),
+        (f32::NAN, true),
+        (f32::NEG_INFINITY, true),
+    ] {
         let mut grads = vec![values(3, 40), values(4, 3)];
-        grads[1][2] = bad;
+        let mut losses = [1.0; 300];
+        match among_losses {
+            true => losses[299] = bad,
+            false => grads[1][2] = bad,
+        }
         let device = Device::new(&start, &grads, &[true, false]);
-        let (norm, at) = device.norm();
+        let (norm, at) = device.norm(&losses);
         assert!(!norm.is_finite());
+        assert!(norm.is_nan() || !among_losses);
         let update = plan::Update {
             beta1: 0.9,
             beta2: 0.95,
