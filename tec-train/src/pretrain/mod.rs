@@ -123,8 +123,18 @@ pub struct Summary {
     pub seconds: f64,
     /// Seconds of them that the k-NN probe took.
     pub probe_seconds: f64,
+    /// Seconds of them that this process waited for images, with nothing else to do.
+    pub waited: f64,
     /// What it trained on, as the report shows it (nothing where the run has not finished).
     pub pictures: Pictures,
+}
+
+impl Summary {
+    /// The share of the time that steps took in which this process waited for images.
+    pub fn data_wait(&self) -> f64 {
+        let steps = self.seconds - self.probe_seconds;
+        if steps > 0.0 { self.waited / steps } else { 0.0 }
+    }
 }
 
 /// Does a run: everything is checked first, then the run directory is written, then steps are taken.

@@ -28,6 +28,8 @@ struct Training<'a> {
     total_steps: usize,
     /// The last step's loss.
     loss: f64,
+    /// Seconds this rank has waited for images.
+    waited: f64,
     /// Images that any rank could read in this epoch so far.
     readable: usize,
     /// On rank 0.
@@ -82,6 +84,7 @@ pub fn train(
         step,
         total_steps,
         loss: record.as_ref().map_or(f64::NAN, Record::loss),
+        waited: 0.0,
         // An epoch entered midway has shown readable images before, or may have.
         readable: usize::from(first > 0),
         record,
@@ -111,6 +114,7 @@ impl Training<'_> {
         let Some(mine) = self.compute(batches, &mut sum, &mut waited)? else {
             return Ok(false);
         };
+        self.waited += waited;
         batches.note().iter().for_each(|note| progress.note(note));
         // What is wrong with the data is no reason to lose the steps before it, on whichever rank it is.
         let all = self.ranks.exchange(mine).map_err(|e| self.rescue(e))?;
@@ -266,6 +270,7 @@ impl Training<'_> {
             damaged: 0,
             seconds: started.elapsed().as_secs_f64(),
             probe_seconds: 0.0,
+            waited: self.waited,
             pictures: Pictures::default(),
         };
         if let Some(record) = self.record {
