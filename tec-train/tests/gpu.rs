@@ -430,3 +430,54 @@ fn steps_of_a_run_see_the_images_that_the_cpu_s_see() {
     let differ = |step: usize| (norm(step) - norm(step - 1)).abs() > 1e-3 * norm(step);
     assert!((1..STEPS).all(differ), "other images would not show: {cpu:?}");
 }
+
+/// Rounded weights are kept beside the exact ones. After steps, and after weights were loaded, they must be those that the weights
+/// round to: then a model that goes on, one that was loaded and one made of the weights anew compute the same bits.
+#[test]
+fn rounded_weights_follow_the_exact_ones() {
+    let device = gpu();
+    let config = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    let of = |model: &Mae| {
+        let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+        (flat(&loss), gradients(&loss, model.params()))
+    };
+    let new = |seed: u64| Mae::with_amp(mae_config(32, 2), seed, &device, Amp::Bf16).unwrap();
+    let model = new(3);
+    let before = of(&model);
+    let mut optimizer = AdamW::new(model.params().trainable(), config);
+    for _ in 0..2 {
+        let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+        optimizer.step(&ops::backward(&loss).unwrap(), 0.05, None).unwrap();
+    }
+    let after = of(&model);
+    assert_ne!(before.0, after.0);
+    let other = new(4);
+    other
+        .params()
+        .load_state(model.params().state().into_iter().collect(), Path::new("the other"))
+        .unwrap();
+    assert!(
+        after == of(&other),
+        "loaded weights are not the rounded ones that AdamW left"
+    );
+    // On the CPU weights are rounded whenever they are used.
+    let cpu = Mae::with_amp(mae_config(32, 2), 3, &Device::Cpu, Amp::Bf16).unwrap();
+    let state = model.params().state().into_iter();
+    let state = state.map(|(name, t)| (name, t.to_device(&Device::Cpu).unwrap()));
+    cpu.params()
+        .load_state(state.collect(), Path::new("the GPU's"))
+        .unwrap();
+    let loss = cpu.loss(&images(&Device::Cpu), &masks(&Device::Cpu)).unwrap();
+    assert!(
+        difference(&flat(&loss), &after.0) < 2e-3,
+        "{:?} {:?}",
+        flat(&loss),
+        after.0
+    );
+    compare(&gradients(&loss, cpu.params()), &after.1, 2e-2);
+}

@@ -5,7 +5,7 @@ use candle_core::{CudaDevice, Result, Storage, Tensor, bail, cuda_backend::cudar
 use super::{Parameter, Update};
 use crate::{
     cuda::optimizer::{self as plans, Tables},
-    ops::gpu::{Output, address_of, launch},
+    ops::gpu::{Output, address_of, find_rounded, launch},
 };
 
 /// The moments of all parameters, one after the other, and what does not change from step to step.
@@ -94,14 +94,21 @@ impl GpuMoments {
             self.lengths.iter().map(step).collect::<Vec<u64>>()
         };
         let (firsts, seconds) = (moments(&self.firsts), moments(&self.seconds));
-        // One copy for the four tables.
-        let addresses = device.clone_htod(&[vars, grads, firsts, seconds].concat())?;
+        // Weights in mixed precision are rounded with the update.
+        let rounded = vars
+            .iter()
+            .zip(&self.lengths)
+            .map(|(&address, &length)| find_rounded(address, length).unwrap_or(0))
+            .collect();
+        // One copy for the five tables.
+        let addresses = device.clone_htod(&[vars, grads, firsts, seconds, rounded].concat())?;
         let table = |number: usize| start_of(&device, &addresses) + (8 * number * self.lengths.len()) as u64;
         let tables = Tables {
             parameters: table(0),
             gradients: table(1),
             firsts: table(2),
             seconds: table(3),
+            rounded: table(4),
             lengths: start_of(&device, &self.lengths_there),
             decays: start_of(&device, &self.decays),
             chunks: start_of(&device, &self.chunks),

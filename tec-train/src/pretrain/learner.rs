@@ -17,6 +17,7 @@ use crate::{
     Error, Result,
     checkpoint::{Checkpoint, State},
     model::{Mae, Masks, Params, Targets, Tec, Vit},
+    ops,
     optim::{AdamW, AdamWConfig},
     recipe::OptimizerSection,
 };
@@ -368,7 +369,7 @@ impl Learner {
             let of_encoder = of_encoder(name) && !name.starts_with("cls_token_mlp");
             match given.remove(name) {
                 Some(tensor) if tensor.dims() == var.dims() => {
-                    var.set(&tensor.to_device(var.device())?)?;
+                    ops::replace(var, &tensor.to_device(var.device())?)?;
                     taken += 1;
                 }
                 Some(tensor) if of_encoder => {

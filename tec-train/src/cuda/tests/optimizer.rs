@@ -15,6 +15,8 @@ const CONFIG: AdamWConfig = AdamWConfig {
 struct Device {
     tensors: [Vec<Tensor>; 4],
     tables: plan::Tables,
+    /// The values as bf16, of every other tensor.
+    rounded: Vec<Option<Buffer<u16>>>,
     /// What the tables' addresses are of.
     _tables: (Vec<Buffer<u64>>, Vec<Buffer<u32>>),
     chunks: usize,
@@ -31,6 +33,15 @@ impl Device {
             .map(|list| Buffer::new(&list.iter().map(Tensor::at).collect::<Vec<_>>()))
             .collect();
         wide.push(Buffer::new(&lengths.iter().map(|&n| n as u64).collect::<Vec<_>>()));
+        let rounded: Vec<Option<Buffer<u16>>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(number, &length)| (number % 2 == 0).then(|| Buffer::poisoned(length)))
+            .collect();
+        let copies = rounded
+            .iter()
+            .map(|copy| copy.as_ref().map_or(0, |copy| copy.address(0)));
+        wide.push(Buffer::new(&copies.collect::<Vec<u64>>()));
         let chunks = plan::chunks(&lengths);
         let flags: Vec<u32> = decays.iter().map(|&decays| decays.into()).collect();
         let narrow = vec![Buffer::new(&flags), Buffer::new(chunks.as_flattened())];
@@ -40,6 +51,7 @@ impl Device {
             firsts: wide[2].address(0),
             seconds: wide[3].address(0),
             lengths: wide[4].address(0),
+            rounded: wide[5].address(0),
             decays: narrow[0].address(0),
             chunks: narrow[1].address(0),
             count: chunks.len(),
@@ -47,6 +59,7 @@ impl Device {
         Self {
             tensors,
             tables,
+            rounded,
             _tables: (wide, narrow),
             chunks: chunks.len(),
         }
@@ -129,6 +142,12 @@ fn steps_have_the_hosts_bits() {
             run(&plan::adamw(&device.tables, at.address(0), clip, &update));
         }
         let parameters: Vec<Vec<u32>> = vars.iter().map(|(_, var)| bits(&flat(var))).collect();
+        for (copy, values) in device.rounded.iter().zip(&parameters) {
+            if let Some(copy) = copy {
+                let nearest = |bits: &u32| bf16::from_f32(f32::from_bits(*bits)).to_bits();
+                assert_eq!(copy.values(), values.iter().map(nearest).collect::<Vec<_>>());
+            }
+        }
         let moments: Vec<_> = host.moments().unwrap();
         assert_eq!(device.bits(0), parameters, "{clip:?}");
         assert_eq!(
