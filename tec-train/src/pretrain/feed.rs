@@ -205,7 +205,10 @@ mod ahead {
                     // The step can do without, and says better what is wrong if it is the GPU.
                     Err(error) => {
                         uploads = None;
-                        let note = format!("images are not uploaded ahead of their step, which is slower: {error}");
+                        let error = error.to_string();
+                        // A backtrace may follow.
+                        let reason = error.lines().next().unwrap_or_default();
+                        let note = format!("images are not uploaded ahead of their step, which is slower: {reason}");
                         (batch, None, Some(note))
                     }
                 }
