@@ -25,12 +25,15 @@ KERNEL(squares_by_chunk, 256)(const float* const* gradients, const u64* lengths,
     }
 }
 
-// The square root of the sum of n values. Launch: one block of 256 threads.
-KERNEL(root_of_sum, 256)(const double* partial, double* norm, u32 n) {
+// The square root of the sum of n values; NaN where one of the `count` losses is not finite. Launch: one block of 256 threads.
+KERNEL(root_of_sum, 256)(const double* partial, const float* losses, double* norm, u32 n, u32 count) {
     SHARED(double, scratch, 8);
     double sum = 0.0;
     for (u32 at = threadIdx.x; at < n; at += blockDim.x) {
         sum += partial[at];
+    }
+    for (u32 at = threadIdx.x; at < count; at += blockDim.x) {
+        sum += double(losses[at]) * 0.0;  // 0, or NaN
     }
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) {
@@ -40,10 +43,11 @@ KERNEL(root_of_sum, 256)(const double* partial, double* norm, u32 n) {
 
 // One step of every parameter. Gradients are multiplied by min(clip / norm, 1); where the norm is not finite nothing changes.
 // `clip` holds the bits of an f64, infinity for no limit. Tensors whose entry of `decays` is 0 do not decay.
+// Where `rounded` has an address for a tensor, its new values go there as bf16, too.
 // Launch: blocks of 256 threads, one for each chunk.
 KERNEL(adamw, 256)
-(float* const* parameters, const float* const* gradients, float* const* firsts, float* const* seconds, const u64* lengths,
- const u32* decays, const u32* chunks, const double* norm, u64 clip, float beta1, float rest1, float beta2,
+(float* const* parameters, const float* const* gradients, float* const* firsts, float* const* seconds,
+ bf16* const* rounded, const u64* lengths, const u32* decays, const u32* chunks, const double* norm, u64 clip, float beta1, float rest1, float beta2,
  float rest2, float decay, float step_size, float correction, float eps) {
     const double value = *norm;
     if (!(value - value == 0.0)) {
@@ -62,6 +66,7 @@ KERNEL(adamw, 256)
     const float* gradient = gradients[tensor];
     float* mean = firsts[tensor];
     float* square = seconds[tensor];
+    bf16* copy = rounded[tensor];
     const float kept = decays[tensor] ? decay : 1.0f;
     for (u64 at = first + threadIdx.x; at < end; at += blockDim.x) {
         const float g = __fmul_rn(gradient[at], scale);
@@ -70,6 +75,10 @@ KERNEL(adamw, 256)
         const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), correction), eps);
         mean[at] = m;
         square[at] = v;
-        parameter[at] = __fsub_rn(__fmul_rn(parameter[at], kept), __fmul_rn(step_size, __fdiv_rn(m, root)));
+        const float updated = __fsub_rn(__fmul_rn(parameter[at], kept), __fmul_rn(step_size, __fdiv_rn(m, root)));
+        parameter[at] = updated;
+        if (copy != nullptr) {
+            copy[at] = to_bf16(updated);
+        }
     }
 }

@@ -123,6 +123,15 @@ impl AdamW {
     /// # Errors
     /// [`Error::Data`] naming a parameter without a gradient: it is not part of the loss, or an operation detached it.
     pub fn step(&mut self, grads: &GradStore, lr: f64, clip: Option<f64>) -> Result<f64> {
+        self.step_for(grads, None, lr, clip)
+    }
+
+    /// [`AdamW::step`] with the losses that the gradients are of, f32 `[n]` on the parameters' device: where one is not finite the
+    /// norm is NaN, and nothing is updated. A GPU decides that itself, so that it need not wait for the host before the update.
+    ///
+    /// # Errors
+    /// As [`AdamW::step`].
+    pub fn step_for(&mut self, grads: &GradStore, losses: Option<&Tensor>, lr: f64, clip: Option<f64>) -> Result<f64> {
         let grads: Vec<&Tensor> = self
             .parameters
             .iter()
@@ -135,10 +144,14 @@ impl AdamW {
                 self.gpu = gpu::GpuMoments::new(&self.parameters)?;
             }
             if let Some(gpu) = &mut self.gpu {
-                let norm = gpu.step(&self.parameters, &grads, &update, clip)?;
+                let norm = gpu.step(&self.parameters, &grads, losses, &update, clip)?;
                 self.step += u64::from(norm.is_finite());
                 return Ok(norm);
             }
+        }
+        let losses = losses.map(Tensor::to_vec1::<f32>).transpose()?.unwrap_or_default();
+        if !losses.iter().all(|loss| loss.is_finite()) {
+            return Ok(f64::NAN);
         }
         let norm = step_on_cpu(&mut self.parameters, &grads, update, clip)?;
         self.step += u64::from(norm.is_finite());
@@ -506,6 +519,23 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert_eq!(resumed.steps(), 3);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_changes_nothing() {
+        let x = var(&[1.0, 2.0], &[2]);
+        let mut optimizer = AdamW::new(&[("x".into(), x.clone())], CONFIG);
+        let mut step = |losses: &[f32]| {
+            let losses = Tensor::new(losses, &Device::Cpu).unwrap();
+            optimizer
+                .step_for(&gradients(&[&x], 1.0), Some(&losses), 0.1, None)
+                .unwrap()
+        };
+        assert!(step(&[0.5, f32::INFINITY]).is_nan() && step(&[f32::NAN]).is_nan());
+        assert_eq!(values(&x), [1.0, 2.0]);
+        assert!((step(&[0.5, 3.0]) - 5f64.sqrt()).abs() < 1e-6);
+        assert_ne!(values(&x), [1.0, 2.0]);
+        assert_eq!(optimizer.steps(), 1);
     }
 
     /// Gradients twice as long as the limit move the weights like gradients of half their length; shorter ones are left alone.

@@ -2,15 +2,22 @@
 //!
 //! Needs the feature `cuda` and a GPU, or the emulated driver (`ci/cuda` runs it there).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use tec_core::philox::{Noise, Stream};
 use tec_train::{
+    data::{Pixels, Source},
     device::DeviceName,
-    model::{BaseConfig, DecoderConfig, Mae, MaeConfig, Masks, Params, Tec, TecConfig, Vit, VitConfig},
+    model::{
+        BaseConfig, DecoderConfig, EncoderMetadata, Mae, MaeConfig, Masks, Params, Pool, Tec, TecConfig, Vit, VitConfig,
+    },
     ops::{self, Amp},
     optim::{AdamW, AdamWConfig},
+    pretrain::{Job, Plan, Progress, run},
+    ranks::OneProcess,
+    recipe::RecipeBuilder,
+    run_dir::{Existing, StepMetrics},
 };
 
 const BATCH: usize = 3;
@@ -301,4 +308,176 @@ fn operations_on_tokens_are_the_cpu_s() {
         assert_eq!(cpu.dims(), gpu.dims(), "{name}");
         assert!(difference(&flat(&cpu), &flat(&gpu)) < 1e-5, "{name}");
     }
+}
+
+/// Images that look alike in nothing, of which two cannot be read.
+struct Images;
+
+impl Source for Images {
+    fn len(&self) -> usize {
+        46
+    }
+    fn name(&self, index: usize) -> String {
+        format!("image {index}")
+    }
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn load(&self, index: usize) -> Result<Pixels, String> {
+        if index == 7 || index == 8 {
+            return Err("cut short".into());
+        }
+        let value = |at: usize| ((at * (5 + index) + at / 40 * (index * 13)) % 256) as u8;
+        Ok(Pixels {
+            width: 40,
+            height: 30,
+            channels: 3,
+            data: (0..40 * 30 * 3).map(value).collect(),
+        })
+    }
+}
+
+/// Hears the metrics of every step.
+#[derive(Default)]
+struct Metrics(Vec<StepMetrics>);
+
+impl Progress for Metrics {
+    fn begin(&mut self, _: &Plan) {}
+    fn step(&mut self, metrics: &StepMetrics, _: &Plan) {
+        self.0.push(*metrics);
+    }
+    fn note(&mut self, text: &str) {
+        assert!(!text.contains("uploaded"), "{text}");
+    }
+    fn end(&mut self) {}
+}
+
+/// Steps of a run of two epochs with seven each.
+const STEPS: usize = 13;
+
+/// The losses and gradient norms of the steps of a run. The base sees the images in another size than the new model, so that both copies of
+/// them are needed, each step has several parts, and some parts have fewer images than others.
+fn run_on(device: DeviceName, folder: &Path, settings: &[&str]) -> Vec<f32> {
+    let encoder = encoder(48, 3);
+    let metadata = EncoderMetadata {
+        config: encoder.clone(),
+        mean: vec![0.5, 0.4, 0.3],
+        std: vec![0.25, 0.2, 0.3],
+        pool: Pool::Mean,
+    };
+    let path = folder.join("base.safetensors");
+    base(&Device::Cpu).save(&path, &metadata).unwrap();
+    let text = "
+        seed = 5
+        [data]
+        image_size = 48
+        [model]
+        patch_size = 8
+        dim = 16
+        depth = 1
+        heads = 2
+        [decoder]
+        dim = 16
+        depth = 1
+        heads = 2
+        [objective]
+        top_k = 3
+        [optimizer]
+        lr = 1e-6
+        batch = 6
+        accumulate = 3
+        epochs = 2
+        [probe]
+        every_epochs = 0
+    ";
+    let mut recipe = RecipeBuilder::from_text(text, "test").unwrap();
+    for setting in settings {
+        recipe.set_argument(setting).unwrap();
+    }
+    let mut recipe = recipe.build().unwrap();
+    recipe.base.path = Some(path);
+    let job = Job {
+        recipe,
+        out: folder.join(device.to_string().replace(':', "-")),
+        existing: Existing::Overwrite,
+        source: Some(Arc::new(Images)),
+        // Not to the end: the report's pictures are no matter here.
+        max_steps: Some(STEPS),
+        device,
+    };
+    let mut metrics = Metrics::default();
+    run(job, &OneProcess, &mut metrics).unwrap();
+    let values = |m: &StepMetrics| [m.loss_feature, m.loss_relation.unwrap_or(0.0), m.grad_norm].map(|v| v as f32);
+    metrics.0.iter().flat_map(values).collect()
+}
+
+/// The learning rate is so small that steps differ by their images alone: what is not there in time, or no longer, shows.
+#[test]
+fn steps_of_a_run_see_the_images_that_the_cpu_s_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cpu, gpu] = [DeviceName::Cpu, DeviceName::Cuda(0)].map(|device| run_on(device, folder.path(), &[]));
+    assert_eq!(cpu.len(), 3 * STEPS);
+    assert_eq!(cpu.len(), gpu.len());
+    for (step, (cpu, gpu)) in cpu.chunks(3).zip(gpu.chunks(3)).enumerate() {
+        for (a, b) in cpu.iter().zip(gpu) {
+            assert!((a - b).abs() <= 1e-4 * a.abs(), "step {step}: {cpu:?} {gpu:?}");
+        }
+    }
+    let norm = |step: usize| cpu[3 * step + 2];
+    let differ = |step: usize| (norm(step) - norm(step - 1)).abs() > 1e-3 * norm(step);
+    assert!((1..STEPS).all(differ), "other images would not show: {cpu:?}");
+}
+
+/// Rounded weights are kept beside the exact ones. After steps, and after weights were loaded, they must be those that the weights
+/// round to: then a model that goes on, one that was loaded and one made of the weights anew compute the same bits.
+#[test]
+fn rounded_weights_follow_the_exact_ones() {
+    let device = gpu();
+    let config = AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    let of = |model: &Mae| {
+        let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+        (flat(&loss), gradients(&loss, model.params()))
+    };
+    let new = |seed: u64| Mae::with_amp(mae_config(32, 2), seed, &device, Amp::Bf16).unwrap();
+    let model = new(3);
+    let before = of(&model);
+    let mut optimizer = AdamW::new(model.params().trainable(), config);
+    for _ in 0..2 {
+        let loss = model.loss(&images(&device), &masks(&device)).unwrap();
+        optimizer.step(&ops::backward(&loss).unwrap(), 0.05, None).unwrap();
+    }
+    let after = of(&model);
+    assert_ne!(before.0, after.0);
+    let other = new(4);
+    other
+        .params()
+        .load_state(model.params().state().into_iter().collect(), Path::new("the other"))
+        .unwrap();
+    assert!(
+        after == of(&other),
+        "loaded weights are not the rounded ones that AdamW left"
+    );
+    // On the CPU weights are rounded whenever they are used.
+    let cpu = Mae::with_amp(mae_config(32, 2), 3, &Device::Cpu, Amp::Bf16).unwrap();
+    let state = model.params().state().into_iter();
+    let state = state.map(|(name, t)| (name, t.to_device(&Device::Cpu).unwrap()));
+    cpu.params()
+        .load_state(state.collect(), Path::new("the GPU's"))
+        .unwrap();
+    let loss = cpu.loss(&images(&Device::Cpu), &masks(&Device::Cpu)).unwrap();
+    assert!(
+        difference(&flat(&loss), &after.0) < 2e-3,
+        "{:?} {:?}",
+        flat(&loss),
+        after.0
+    );
+    compare(&gradients(&loss, cpu.params()), &after.1, 2e-2);
 }

@@ -163,9 +163,14 @@ fn report(summary: &Summary, json: bool) {
             summary.run.resume_command()
         );
     }
+    eprintln!(
+        "waited for images: {:.1} % of the steps' time",
+        100.0 * summary.data_wait()
+    );
     match json {
         true => output::json(&json!({
             "run": root, "step": summary.step, "loss": summary.loss, "skipped": summary.skipped, "damaged": summary.damaged,
+            "data_wait": summary.data_wait(),
         })),
         false => output::line(&root),
     }

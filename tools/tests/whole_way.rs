@@ -109,7 +109,10 @@ fn from_images_to_a_device() {
     assert!(lines[..9].iter().all(|line| keys(line) == METRICS));
     assert!(lines[..10].iter().all(|line| line["loss_relation"].is_null()));
     assert!((0.0..=1.0).contains(&number(&lines[9], "knn_top1")), "{}", lines[9]);
-    assert_eq!(keys(&lines[10]), ["damaged", "loss", "run", "skipped", "step"]);
+    assert_eq!(
+        keys(&lines[10]),
+        ["damaged", "data_wait", "loss", "run", "skipped", "step"]
+    );
     assert_eq!((&lines[10]["step"], &lines[10]["skipped"]), (&10.into(), &0.into()));
     assert_shape(&place, "runs/base", &["step-00000005", "step-00000010"]);
 

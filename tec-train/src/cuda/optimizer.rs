@@ -15,14 +15,15 @@ pub(crate) fn chunks(lengths: &[usize]) -> Vec<[u32; 2]> {
     lengths.iter().enumerate().flat_map(pieces).collect()
 }
 
-/// The tables in device memory, one entry a tensor: addresses of its values, gradients and moments (all f32), its length
-/// (u64), whether it decays (u32); and its [`chunks`].
+/// The tables in device memory, one entry a tensor: addresses of its values, gradients and moments (all f32), of its values as bf16 or 0
+/// where nobody keeps them, its length (u64), whether it decays (u32); and its [`chunks`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tables {
     pub parameters: u64,
     pub gradients: u64,
     pub firsts: u64,
     pub seconds: u64,
+    pub rounded: u64,
     pub lengths: u64,
     pub decays: u64,
     pub chunks: u64,
@@ -30,11 +31,13 @@ pub(crate) struct Tables {
     pub count: usize,
 }
 
-/// The norm of all gradients together, one f64 in device memory; `scratch` has an f64 for each chunk.
-pub(crate) fn gradient_norm(tables: &Tables, scratch: u64, norm: u64) -> [Launch; 2] {
+/// The norm of all gradients together, one f64 in device memory: NaN where one of `losses`, address and number of f32 values, is not
+/// finite. `scratch` has an f64 for each chunk.
+pub(crate) fn gradient_norm(tables: &Tables, losses: (u64, usize), scratch: u64, norm: u64) -> [Launch; 2] {
     let args = [tables.gradients, tables.lengths, tables.chunks, scratch];
     let args = args.map(Arg::Pointer).to_vec();
-    let sum = vec![Arg::Pointer(scratch), Arg::Pointer(norm), size(tables.count)];
+    let mut sum = [scratch, losses.0, norm].map(Arg::Pointer).to_vec();
+    sum.extend([tables.count, losses.1].map(size));
     [
         Launch::line("squares_by_chunk", tables.count, args),
         Launch::line("root_of_sum", 1, sum),
@@ -63,12 +66,15 @@ pub(crate) fn adamw(tables: &Tables, norm: u64, clip: f64, update: &Update) -> L
         gradients,
         firsts,
         seconds,
+        rounded,
         lengths,
         decays,
         chunks,
         count,
     } = tables;
-    let pointers = [parameters, gradients, firsts, seconds, lengths, decays, chunks, norm];
+    let pointers = [
+        parameters, gradients, firsts, seconds, rounded, lengths, decays, chunks, norm,
+    ];
     let mut args = pointers.map(Arg::Pointer).to_vec();
     args.push(Arg::U64(clip.to_bits()));
     let floats = [

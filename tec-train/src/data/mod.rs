@@ -19,6 +19,8 @@ mod paths;
 mod shard;
 mod source;
 mod tar;
+#[cfg(feature = "cuda")]
+mod upload;
 mod worker;
 
 pub use augment::{Augment, Placement};
@@ -34,3 +36,5 @@ pub use parquet::ParquetImages;
 pub use source::{Source, Stored, Subset};
 pub use tar::TarShards;
 pub use tec_image::{Decoder, ImageInfo, Pixels, Region, Resizer, decode, inspect};
+#[cfg(feature = "cuda")]
+pub(crate) use upload::{Returns, Slot, Upload, Uploads};

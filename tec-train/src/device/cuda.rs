@@ -40,7 +40,8 @@ pub fn open(number: usize) -> Result<Device, String> {
     // A stream of its own: candle's `new_cuda` takes one for each thread, and threads then do not wait for each other.
     let opened = Device::new_cuda_with_stream(number).map_err(|e| format!("the {name} cannot be used: {e}"))?;
     if let Device::Cuda(cuda) = &opened {
-        // SAFETY: every tensor of this device is made, used and freed on its one stream.
+        // SAFETY: every tensor of this device is made, used and freed on its one stream, but for those of `data::upload`, which
+        // orders the streams itself.
         unsafe { cuda.disable_event_tracking() };
         keep_freed_memory(device).map_err(refused("the GPU's memory cannot be set up"))?;
     }

@@ -6,7 +6,7 @@ use super::observer::{Observer, Site, Unobserved};
 use super::variant::{Activation, Variant};
 use crate::{
     Result,
-    ops::{self, Amp, BranchWeights, Middle},
+    ops::{self, Amp, BranchWeights, Middle, RoundedWeight},
 };
 
 /// Layer norms of blocks, encoders and decoders; the encoder adapter alone uses PyTorch's 1e-5.
@@ -69,14 +69,20 @@ pub(crate) struct Linear {
     weight: Tensor,
     bias: Tensor,
     amp: Amp,
+    _rounded: [RoundedWeight; 2],
 }
 
 impl Linear {
     pub(crate) fn new(mut scope: Scope, inputs: usize, outputs: usize) -> Result<Self> {
+        let weight = scope.take("weight", &[outputs, inputs], Init::Xavier)?;
+        let bias = scope.take("bias", &[outputs], Init::Zeros)?;
+        let amp = scope.amp();
+        let rounded = |values: &Tensor| RoundedWeight::new(values, amp);
         Ok(Self {
-            weight: scope.take("weight", &[outputs, inputs], Init::Xavier)?,
-            bias: scope.take("bias", &[outputs], Init::Zeros)?,
-            amp: scope.amp(),
+            _rounded: [rounded(&weight)?, rounded(&bias)?],
+            weight,
+            bias,
+            amp,
         })
     }
 
@@ -358,14 +364,17 @@ pub(crate) struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
     amp: Amp,
+    _rounded: RoundedWeight,
 }
 
 impl PatchEmbed {
     /// `scope` is that of the model: the layer's name is `patch_embed.proj`.
     pub(crate) fn new(mut scope: Scope, channels: usize, patch: usize, dim: usize) -> Result<Self> {
         let mut scope = scope.child("proj");
+        let weight = scope.take("weight", &[dim, channels, patch, patch], Init::Xavier)?;
         Ok(Self {
-            weight: scope.take("weight", &[dim, channels, patch, patch], Init::Xavier)?,
+            _rounded: RoundedWeight::new(&weight, scope.amp())?,
+            weight,
             bias: scope.take("bias", &[dim], Init::Zeros)?,
             amp: scope.amp(),
         })

@@ -9,7 +9,10 @@ use tec_core::philox::{Noise, Stream};
 use super::checkpoint::Checkpoint;
 use super::layers::{Init, Weights};
 use super::load::{LoadReport, MisShaped};
-use crate::{Error, Result, ops::Amp};
+use crate::{
+    Error, Result,
+    ops::{self, Amp},
+};
 
 /// A model's state: trainable parameters in a fixed order, and the fixed tables that published checkpoints carry too.
 ///
@@ -95,7 +98,7 @@ impl Params {
             }
         }
         for ((_, var), tensor) in self.trainable.iter().zip(&found) {
-            var.set(tensor)?;
+            ops::replace(var, tensor)?;
         }
         Ok(report)
     }

@@ -22,6 +22,7 @@ mod norm;
 #[cfg(feature = "cuda")]
 mod pixels;
 mod relation;
+mod rounded;
 mod sigmoid;
 mod simd;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use norm::layer_norm;
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::images_from_pixels;
 pub use relation::{base_relation, normalize_features, relation_logits, tempered_target};
+pub(crate) use rounded::{RoundedWeight, replace};
 pub use sigmoid::{quick_gelu, swiglu};
 pub use tokens::{gather_tokens, patchify, unmask};
 

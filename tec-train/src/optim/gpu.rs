@@ -5,7 +5,7 @@ use candle_core::{CudaDevice, Result, Storage, Tensor, bail, cuda_backend::cudar
 use super::{Parameter, Update};
 use crate::{
     cuda::optimizer::{self as plans, Tables},
-    ops::gpu::{Output, address_of, launch},
+    ops::gpu::{Output, address_of, find_rounded, launch},
 };
 
 /// The moments of all parameters, one after the other, and what does not change from step to step.
@@ -62,12 +62,13 @@ impl GpuMoments {
             .collect())
     }
 
-    /// The norm of all gradients, and, if it is finite, the step of `update`, whose scale follows from norm and `clip`. The GPU
+    /// The norm of all gradients, NaN where one of `losses` is not finite; and, if it is finite, the step of `update`, whose scale follows from norm and `clip`. The GPU
     /// decides, so that it need not wait for the host to know.
     pub fn step(
         &mut self,
         parameters: &[Parameter],
         gradients: &[&Tensor],
+        losses: Option<&Tensor>,
         update: &Update,
         clip: Option<f64>,
     ) -> Result<f64> {
@@ -93,14 +94,21 @@ impl GpuMoments {
             self.lengths.iter().map(step).collect::<Vec<u64>>()
         };
         let (firsts, seconds) = (moments(&self.firsts), moments(&self.seconds));
-        // One copy for the four tables.
-        let addresses = device.clone_htod(&[vars, grads, firsts, seconds].concat())?;
+        // Weights in mixed precision are rounded with the update.
+        let rounded = vars
+            .iter()
+            .zip(&self.lengths)
+            .map(|(&address, &length)| find_rounded(address, length).unwrap_or(0))
+            .collect();
+        // One copy for the five tables.
+        let addresses = device.clone_htod(&[vars, grads, firsts, seconds, rounded].concat())?;
         let table = |number: usize| start_of(&device, &addresses) + (8 * number * self.lengths.len()) as u64;
         let tables = Tables {
             parameters: table(0),
             gradients: table(1),
             firsts: table(2),
             seconds: table(3),
+            rounded: table(4),
             lengths: start_of(&device, &self.lengths_there),
             decays: start_of(&device, &self.decays),
             chunks: start_of(&device, &self.chunks),
@@ -109,7 +117,11 @@ impl GpuMoments {
         // f64 values, in room for twice as many f32 ones.
         let scratch = Output::floats(&device, 2 * self.count.max(1))?;
         let norm = device.alloc_zeros::<f64>(1)?;
-        let plans = plans::gradient_norm(&tables, scratch.address(&device), start_of(&device, &norm));
+        let losses = match losses {
+            Some(losses) => (address_of("adamw", losses)?, losses.elem_count()),
+            None => (0, 0),
+        };
+        let plans = plans::gradient_norm(&tables, losses, scratch.address(&device), start_of(&device, &norm));
         plans.iter().try_for_each(|plan| launch(&device, plan))?;
         let constants = plans::Update {
             beta1: update.beta1,

@@ -6,19 +6,11 @@ use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::workers::Workers;
+use super::{
+    losses::{Losses, MeanLoss, Sums},
+    workers::Workers,
+};
 use crate::{Error, Result, model::Masks, ops, ranks::Ranks};
-
-/// The losses of some images, each the mean over them.
-#[derive(Debug, Clone)]
-pub struct MeanLoss {
-    /// What is minimized: a scalar with its gradient graph.
-    pub total: Tensor,
-    /// Feature loss (MAE: pixel loss).
-    pub feature: f64,
-    /// Relation loss (TEC).
-    pub relation: Option<f64>,
-}
 
 /// Losses and gradients of a step as if all its images had been computed at once: means over the images, whatever the pieces.
 ///
@@ -27,10 +19,9 @@ pub struct Gradients {
     vars: Vec<Var>,
     /// Images of the step when none is left out.
     batch: usize,
-    /// Images so far, and the losses summed over them.
+    /// Images so far, and their losses.
     images: usize,
-    feature: f64,
-    relation: Option<f64>,
+    losses: Losses,
     sum: Option<GradStore>,
     /// CRC-32 before the step, and of what each part has seen.
     seen_before: u32,
@@ -68,10 +59,9 @@ impl Share {
 /// What a piece adds.
 struct Piece {
     images: usize,
-    feature: f64,
-    relation: Option<f64>,
-    /// Of its share in the step's loss; absent where the loss is not finite.
-    grads: Option<GradStore>,
+    losses: MeanLoss,
+    /// Of its share in the step's loss.
+    grads: GradStore,
 }
 
 impl Gradients {
@@ -81,8 +71,7 @@ impl Gradients {
             vars: params.iter().map(|(_, var)| var.clone()).collect(),
             batch,
             images: 0,
-            feature: 0.0,
-            relation: None,
+            losses: Losses::default(),
             sum: None,
             seen_before: seen,
             seen: Vec::new(),
@@ -114,7 +103,7 @@ impl Gradients {
     }
 
     /// Adds losses and gradients of `images` images with `tokens` tokens each, in the pieces of [`Workers::pieces`]; `loss` computes
-    /// those of a range of them. Once a loss is not finite only losses are added.
+    /// those of a range of them.
     ///
     /// # Errors
     /// Those of `loss`; an operation without a gradient (a bug).
@@ -135,24 +124,16 @@ impl Gradients {
     }
 
     fn take(&mut self, piece: Piece) -> Result<()> {
-        let begun = self.images > 0;
         self.images += piece.images;
-        self.feature += piece.feature * piece.images as f64;
-        if let Some(relation) = piece.relation {
-            *self.relation.get_or_insert(0.0) += relation * piece.images as f64;
-        }
-        let finite = (self.feature + self.relation.unwrap_or(0.0)).is_finite();
-        match (&mut self.sum, piece.grads) {
-            (Some(sum), Some(mut new)) if finite => add_to(sum, &mut new, &self.vars)?,
-            (none @ None, new) if finite && !begun => *none = new,
-            _ if finite => {
-                return Err(Error::Data(
-                    "gradients of a step were lost on the way; please report it".into(),
-                ));
+        self.losses.add(piece.images, &piece.losses);
+        let mut new = piece.grads;
+        match &mut self.sum {
+            Some(sum) => add_to(sum, &mut new, &self.vars),
+            none => {
+                *none = Some(new);
+                Ok(())
             }
-            _ => self.sum = None,
         }
-        Ok(())
     }
 
     /// Images in the sum.
@@ -160,14 +141,9 @@ impl Gradients {
         self.images
     }
 
-    /// Mean feature loss (MAE: pixel loss).
-    pub fn feature(&self) -> f64 {
-        self.feature / self.images as f64
-    }
-
-    /// Mean relation loss (TEC).
-    pub fn relation(&self) -> Option<f64> {
-        self.relation.map(|sum| sum / self.images as f64)
+    /// Their losses.
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
     }
 
     /// CRC-32 of the samples and visible patches up to this step.
@@ -184,14 +160,16 @@ impl Gradients {
     /// # Errors
     /// A tensor operation that fails.
     pub(super) fn share(&self) -> Result<Share> {
+        let losses = self.losses.sums()?;
+        let finite = match &self.sum {
+            Some(sum) => losses.is_finite() && is_finite(sum, &self.vars)?,
+            None => self.images == 0,
+        };
         Ok(Share {
             images: self.images,
-            feature: self.feature.to_bits(),
-            relation: self.relation.map(f64::to_bits),
-            finite: match &self.sum {
-                Some(sum) => is_finite(sum, &self.vars)?,
-                None => self.images == 0,
-            },
+            feature: losses.feature.to_bits(),
+            relation: losses.relation.map(f64::to_bits),
+            finite,
             seen: self.seen.clone(),
         })
     }
@@ -207,8 +185,11 @@ impl Gradients {
             sums.reduce(|a, b| a + b)
         };
         self.images = shares.iter().map(|share| share.images).sum();
-        self.feature = total(|share| Some(share.feature)).unwrap_or(0.0);
-        self.relation = total(|share| share.relation);
+        let sums = Sums {
+            feature: total(|share| Some(share.feature)).unwrap_or(0.0),
+            relation: total(|share| share.relation),
+        };
+        self.losses = Losses::reduced(self.images, sums);
         // Part by part, and within a part rank by rank: the order of one process.
         self.seen = (0..self.seen.len())
             .flat_map(|part| shares.iter().filter_map(move |share| share.seen.get(part)))
@@ -237,7 +218,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradients of the mean loss; `None` if a loss was not finite or there was no image.
+    /// The gradients of the mean loss; `None` if there was no image. Who uses them looks whether the losses are finite.
     ///
     /// # Errors
     /// A tensor operation that fails.
@@ -257,26 +238,21 @@ impl Gradients {
 
 /// The gradients of the share that `images` images have in the mean loss of `batch`.
 fn piece(images: usize, batch: usize, loss: MeanLoss, vars: &[Var]) -> Result<Piece> {
-    let finite = (loss.feature + loss.relation.unwrap_or(0.0)).is_finite();
-    let grads = finite.then(|| {
-        let total = match images == batch {
-            true => loss.total,
-            false => (loss.total * (images as f64 / batch as f64))?,
-        };
-        let mut all = ops::backward(&total)?;
-        let mut grads = GradStore::default();
-        for var in vars {
-            if let Some(grad) = all.remove(var) {
-                grads.insert(var, grad);
-            }
+    let total = match images == batch {
+        true => loss.total.clone(),
+        false => (&loss.total * (images as f64 / batch as f64))?,
+    };
+    let mut all = ops::backward(&total)?;
+    let mut grads = GradStore::default();
+    for var in vars {
+        if let Some(grad) = all.remove(var) {
+            grads.insert(var, grad);
         }
-        Ok::<_, Error>(grads)
-    });
+    }
     Ok(Piece {
         images,
-        feature: loss.feature,
-        relation: loss.relation,
-        grads: grads.transpose()?,
+        losses: loss,
+        grads,
     })
 }
 

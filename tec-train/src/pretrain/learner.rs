@@ -7,15 +7,17 @@ use candle_core::{Device, Tensor};
 use super::{
     Progress,
     ema::Ema,
-    gradients::{Gradients, MeanLoss},
+    feed::Fed,
+    gradients::Gradients,
+    losses::MeanLoss,
     setup::Setup,
     workers::{Workers, pieces},
 };
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, State},
-    data::{self, Batch},
     model::{Mae, Masks, Params, Targets, Tec, Vit},
+    ops,
     optim::{AdamW, AdamWConfig},
     recipe::OptimizerSection,
 };
@@ -83,48 +85,25 @@ pub struct Attention {
 }
 
 /// The new model's input `[B, C, S, S]`: some images of a batch.
-fn images(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Tensor> {
-    let e = &setup.encoder;
-    let pixels = part(&batch.pixels, batch.len(), &range)?;
-    data::to_tensor(
-        pixels,
-        range.len(),
-        e.image_size,
-        e.channels,
+fn images(setup: &Setup, fed: &Fed, range: Range<usize>) -> Result<Tensor> {
+    fed.images(
+        false,
+        range,
+        setup.encoder.image_size,
         &setup.normalization,
         &setup.device,
     )
 }
 
 /// What the base says about the same crops, at its own size and normalization.
-fn targets(setup: &Setup, batch: &Batch, range: Range<usize>) -> Result<Targets> {
+fn targets(setup: &Setup, fed: &Fed, range: Range<usize>) -> Result<Targets> {
     let Some(base) = &setup.base else {
         return Err(Error::Usage("base.path: TEC trains from a base; give one".into()));
     };
-    let config = base.vit.config();
-    let pixels = if batch.pixels2.is_empty() {
-        &batch.pixels
-    } else {
-        &batch.pixels2
-    };
-    let seen = data::to_tensor(
-        part(pixels, batch.len(), &range)?,
-        range.len(),
-        config.image_size,
-        config.channels,
-        &base.normalization,
-        &setup.device,
-    )?;
+    let size = base.vit.config().image_size;
+    let seen = fed.images(true, range, size, &base.normalization, &setup.device)?;
     base.vit
         .targets(&seen, setup.recipe.objective.last_layers, setup.recipe.objective.top_k)
-}
-
-/// The pixels of some of `images` images.
-fn part<'a>(pixels: &'a [u8], images: usize, range: &Range<usize>) -> Result<&'a [u8]> {
-    let size = pixels.len() / images.max(1);
-    pixels
-        .get(range.start * size..range.end * size)
-        .ok_or_else(|| Error::Data(format!("images {range:?} of {images} were asked for; please report it")))
 }
 
 /// Parameters named in a message about weights that do not fit.
@@ -230,7 +209,8 @@ impl Learner {
     ///
     /// # Errors
     /// Shapes that do not fit (a bug).
-    pub fn add(&self, setup: &Setup, batch: &Batch, sum: &mut Gradients) -> Result<()> {
+    pub fn add(&self, setup: &Setup, fed: &Fed, sum: &mut Gradients) -> Result<()> {
+        let batch = &fed.batch;
         if batch.is_empty() {
             sum.note_empty();
             return Ok(());
@@ -241,23 +221,22 @@ impl Learner {
         // On the CPU, where they are looked at.
         sum.note(&batch.samples, &masks(&batch.samples, &Device::Cpu)?)?;
         sum.add(&self.workers, batch.len(), self.model.tokens(), |range| {
-            let images = images(setup, batch, range.clone())?;
+            let images = images(setup, fed, range.clone())?;
             let masks = masks(&batch.samples[range.clone()], &setup.device)?;
-            let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
             Ok(match &self.model {
                 Model::Mae(mae) => {
                     let total = mae.loss(&images, &masks)?;
                     MeanLoss {
-                        feature: value(&total)?,
+                        feature: total.clone(),
                         relation: None,
                         total,
                     }
                 }
                 Model::Tec(tec) => {
-                    let losses = tec.losses(&images, &targets(setup, batch, range)?, &masks)?;
+                    let losses = tec.losses(&images, &targets(setup, fed, range)?, &masks)?;
                     MeanLoss {
-                        feature: value(&losses.feature)?,
-                        relation: Some(value(&losses.relation)?),
+                        feature: losses.feature,
+                        relation: Some(losses.relation),
                         total: losses.total,
                     }
                 }
@@ -270,16 +249,20 @@ impl Learner {
     /// # Errors
     /// A parameter without a gradient (a bug).
     pub fn update(&mut self, sum: Gradients, lr: f64) -> Result<Outcome> {
-        let mut outcome = Outcome {
-            images: sum.images(),
-            feature: sum.feature(),
-            relation: sum.relation(),
-            grad_norm: f64::NAN,
-        };
-        let seen = sum.seen();
+        let (images, seen, losses) = (sum.images(), sum.seen(), sum.losses());
+        let mut grad_norm = f64::NAN;
         if let Some(grads) = sum.finish()? {
-            outcome.grad_norm = self.optimizer.step(&grads, lr, self.clip)?;
+            let losses = losses.values()?;
+            grad_norm = self.optimizer.step_for(&grads, losses.as_ref(), lr, self.clip)?;
         }
+        // A GPU has been waited for by now: once a step.
+        let (feature, relation) = losses.means()?;
+        let outcome = Outcome {
+            images,
+            feature,
+            relation,
+            grad_norm,
+        };
         if outcome.is_finite() {
             self.seen = seen;
             if let Some(ema) = &mut self.ema {
@@ -344,11 +327,11 @@ impl Learner {
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn attention(&self, setup: &Setup, batch: &Batch, masks: &Masks) -> Result<Option<Attention>> {
+    pub fn attention(&self, setup: &Setup, fed: &Fed, masks: &Masks) -> Result<Option<Attention>> {
         let Model::Tec(tec) = &self.model else { return Ok(None) };
-        let all = 0..batch.len();
-        let targets = targets(setup, batch, all.clone())?;
-        let predicted = tec.predict(&images(setup, batch, all)?, &targets.index, masks)?;
+        let all = 0..fed.batch.len();
+        let targets = targets(setup, fed, all.clone())?;
+        let predicted = tec.predict(&images(setup, fed, all)?, &targets.index, masks)?;
         let tau = f64::from(setup.recipe.objective.att_tau);
         Ok(Some(Attention {
             base: (targets.logits / tau)?,
@@ -386,7 +369,7 @@ impl Learner {
             let of_encoder = of_encoder(name) && !name.starts_with("cls_token_mlp");
             match given.remove(name) {
                 Some(tensor) if tensor.dims() == var.dims() => {
-                    var.set(&tensor.to_device(var.device())?)?;
+                    ops::replace(var, &tensor.to_device(var.device())?)?;
                     taken += 1;
                 }
                 Some(tensor) if of_encoder => {

@@ -1,9 +1,11 @@
 //! The training loop: data → targets → losses → gradients → AdamW → metrics and checkpoints.
 
 mod ema;
+mod feed;
 mod gradients;
 mod learner;
 mod log;
+mod losses;
 mod pictures;
 mod probe;
 mod record;
@@ -33,7 +35,8 @@ use crate::{
     run_dir::{Existing, RunDir, RunLock, StepMetrics},
 };
 
-pub use gradients::{Gradients, MeanLoss};
+pub use gradients::Gradients;
+pub use losses::{Losses, MeanLoss};
 pub use pictures::{Pictures, loss_plot};
 use setup::Setup;
 pub use workers::{Workers, pieces};
@@ -120,8 +123,18 @@ pub struct Summary {
     pub seconds: f64,
     /// Seconds of them that the k-NN probe took.
     pub probe_seconds: f64,
+    /// Seconds of them that this process waited for images, with nothing else to do.
+    pub waited: f64,
     /// What it trained on, as the report shows it (nothing where the run has not finished).
     pub pictures: Pictures,
+}
+
+impl Summary {
+    /// The share of the time that steps took in which this process waited for images.
+    pub fn data_wait(&self) -> f64 {
+        let steps = self.seconds - self.probe_seconds;
+        if steps > 0.0 { self.waited / steps } else { 0.0 }
+    }
 }
 
 /// Does a run: everything is checked first, then the run directory is written, then steps are taken.

@@ -82,7 +82,7 @@ impl Pictures {
                 removed: removed.iter().map(|r| *r > 0.5).collect(),
             });
         let masked = masked.collect();
-        let Some(shown) = learner.attention(setup, &batch, &masks)? else {
+        let Some(shown) = learner.attention(setup, &batch.into(), &masks)? else {
             return Ok(Self {
                 masked,
                 attention: Vec::new(),
@@ -243,9 +243,13 @@ fn or_none(value: Option<f64>) -> String {
 }
 
 fn seconds(summary: &Summary) -> String {
+    let waited = format!("{:.1} % of the steps' waiting for images", 100.0 * summary.data_wait());
     match summary.probe_seconds {
-        0.0 => format!("{:.0}", summary.seconds),
-        probe => format!("{:.0}, of them {probe:.1} for the k-NN probe", summary.seconds),
+        0.0 => format!("{:.0}; {waited}", summary.seconds),
+        probe => format!(
+            "{:.0}, of them {probe:.1} for the k-NN probe; {waited}",
+            summary.seconds
+        ),
     }
 }
 

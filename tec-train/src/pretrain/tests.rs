@@ -45,8 +45,11 @@ fn parts_of_a_step_add_up_to_it() {
         assert_eq!(whole.len(), 32);
         let step = |setup: &Setup, parts: &[Batch]| {
             let mut sum = learner.gradients(setup);
-            parts.iter().for_each(|p| learner.add(setup, p, &mut sum).unwrap());
-            let losses = [sum.feature(), sum.relation().unwrap_or(0.0)];
+            parts
+                .iter()
+                .for_each(|p| learner.add(setup, &p.clone().into(), &mut sum).unwrap());
+            let (feature, relation) = sum.losses().means().unwrap();
+            let losses = [feature, relation.unwrap_or(0.0)];
             let grads = sum.finish().unwrap().unwrap();
             let values = |var: &candle_core::Var| -> Vec<f32> {
                 grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -102,8 +105,9 @@ fn pieces_of_a_batch_do_not_depend_on_threads() {
             let mut sum = learner.gradients(&setup);
             parts
                 .iter()
-                .for_each(|part| learner.add(&setup, part, &mut sum).unwrap());
-            let losses = [sum.feature().to_bits(), sum.relation().unwrap().to_bits()];
+                .for_each(|part| learner.add(&setup, &part.clone().into(), &mut sum).unwrap());
+            let (feature, relation) = sum.losses().means().unwrap();
+            let losses = [feature.to_bits(), relation.unwrap().to_bits()];
             let (seen, grads) = (sum.seen(), sum.finish().unwrap().unwrap());
             let bits = |(_, var): &(String, candle_core::Var)| -> Vec<u32> {
                 let values: Vec<f32> = grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap();

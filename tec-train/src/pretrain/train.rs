@@ -6,19 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Pictures, Plan, Progress, Summary,
+    feed::Feed,
     gradients::{Gradients, Share},
     learner::{Learner, Outcome},
     record::Record,
     setup::Setup,
     unreadable::Drawn,
 };
-use crate::{
-    Error, Result,
-    data::{Batches, Loader},
-    device,
-    ranks::Ranks,
-    run_dir::RunDir,
-};
+use crate::{Error, Result, data::Loader, device, ranks::Ranks, run_dir::RunDir};
 
 /// Samples named when a loss is not finite.
 const NAMED: usize = 16;
@@ -33,6 +28,8 @@ struct Training<'a> {
     total_steps: usize,
     /// The last step's loss.
     loss: f64,
+    /// Seconds this rank has waited for images.
+    waited: f64,
     /// Images that any rank could read in this epoch so far.
     readable: usize,
     /// On rank 0.
@@ -87,13 +84,15 @@ pub fn train(
         step,
         total_steps,
         loss: record.as_ref().map_or(f64::NAN, Record::loss),
+        waited: 0.0,
         // An epoch entered midway has shown readable images before, or may have.
         readable: usize::from(first > 0),
         record,
     };
     let started = Instant::now();
     progress.begin(&plan);
-    let mut batches = loader.batches(epoch as u32, first * o.accumulate, o.epochs as u32)?;
+    let batches = loader.batches(epoch as u32, first * o.accumulate, o.epochs as u32)?;
+    let mut batches = Feed::new(batches, &setup.device)?;
     training.record.iter_mut().for_each(Record::restart_clock);
     let mut interrupted = false;
     while !interrupted && training.step < total_steps && training.take_step(&mut batches, progress)? {
@@ -109,12 +108,14 @@ pub fn train(
 
 impl Training<'_> {
     /// One step; false when there are no more images.
-    fn take_step(&mut self, batches: &mut Batches, progress: &mut dyn Progress) -> Result<bool> {
+    fn take_step(&mut self, batches: &mut Feed, progress: &mut dyn Progress) -> Result<bool> {
         let mut sum = self.learner.gradients(self.setup);
         let mut waited = 0.0;
         let Some(mine) = self.compute(batches, &mut sum, &mut waited)? else {
             return Ok(false);
         };
+        self.waited += waited;
+        batches.note().iter().for_each(|note| progress.note(note));
         // What is wrong with the data is no reason to lose the steps before it, on whichever rank it is.
         let all = self.ranks.exchange(mine).map_err(|e| self.rescue(e))?;
         if let Some(record) = &mut self.record {
@@ -149,23 +150,18 @@ impl Training<'_> {
     }
 
     /// This rank's losses and gradients of a step; `None` when there are no more images.
-    fn compute(
-        &mut self,
-        batches: &mut Batches,
-        sum: &mut Gradients,
-        waited: &mut f64,
-    ) -> Result<Option<Contribution>> {
+    fn compute(&mut self, batches: &mut Feed, sum: &mut Gradients, waited: &mut f64) -> Result<Option<Contribution>> {
         let mut drawn = Drawn::default();
         for _ in 0..self.setup.recipe.optimizer.accumulate {
-            let Some(batch) = batches.next().transpose().map_err(|e| self.rescue(e))? else {
+            let Some(fed) = batches.next().transpose().map_err(|e| self.rescue(e))? else {
                 return Ok(None);
             };
-            *waited += batch.wait.as_secs_f64();
-            let images = batch.len();
+            *waited += fed.batch.wait.as_secs_f64();
+            let images = fed.batch.len();
             self.learner
-                .add(self.setup, &batch, sum)
+                .add(self.setup, &fed, sum)
                 .map_err(|e| self.too_large(e, images))?;
-            drawn.add(batch);
+            drawn.add(fed.batch);
         }
         let share = (self.ranks.size() > 1).then(|| sum.share()).transpose()?;
         Ok(Some(Contribution { drawn, share }))
@@ -274,6 +270,7 @@ impl Training<'_> {
             damaged: 0,
             seconds: started.elapsed().as_secs_f64(),
             probe_seconds: 0.0,
+            waited: self.waited,
             pictures: Pictures::default(),
         };
         if let Some(record) = self.record {

@@ -111,7 +111,7 @@ pub fn run_backwards(backwards: bool) {
 }
 
 /// The sizes of a kernel's parameters in bytes, unless there is no such kernel.
-fn parameter_sizes(name: &CStr) -> Option<Vec<u32>> {
+pub fn parameter_sizes(name: &CStr) -> Option<Vec<u32>> {
     // SAFETY: the name ends with a zero.
     let mut size = unsafe { emulator_parameter_sizes(name.as_ptr()) };
     if size.is_null() {

@@ -10,4 +10,4 @@ mod buffer;
 mod launch;
 
 pub use buffer::Buffer;
-pub use launch::{Argument, has_kernel, launch, launch_raw, run_backwards};
+pub use launch::{Argument, has_kernel, launch, launch_raw, parameter_sizes, run_backwards};

@@ -169,19 +169,19 @@ fn measure(args: &Args) -> Result<Measured> {
             let targets = base.targets(&images, 2, top_k)?;
             let masks = Masks::draw(0, step as u32, &samples[range], patches, 0.75, &device)?;
             let losses = model.losses(&images, &targets, &masks)?;
-            let value = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
             Ok(MeanLoss {
-                feature: value(&losses.feature)?,
-                relation: Some(value(&losses.relation)?),
+                feature: losses.feature,
+                relation: Some(losses.relation),
                 total: losses.total,
             })
         })?;
-        let loss = sum.feature() + sum.relation().unwrap_or(0.0);
+        let losses = sum.losses();
         if let Some(grads) = sum.finish()? {
-            optimizer.step(&grads, 1.5e-4, None)?;
+            optimizer.step_for(&grads, losses.values()?.as_ref(), 1.5e-4, None)?;
         }
+        let (feature, relation) = losses.means()?;
         let seconds = started.elapsed().as_secs_f64();
-        measured.losses.push(loss);
+        measured.losses.push(feature + relation.unwrap_or(0.0));
         if step >= WARM_UP {
             measured.seconds.push(seconds);
         }

@@ -15,6 +15,8 @@ const CONFIG: AdamWConfig = AdamWConfig {
 struct Device {
     tensors: [Vec<Tensor>; 4],
     tables: plan::Tables,
+    /// The values as bf16, of every other tensor.
+    rounded: Vec<Option<Buffer<u16>>>,
     /// What the tables' addresses are of.
     _tables: (Vec<Buffer<u64>>, Vec<Buffer<u32>>),
     chunks: usize,
@@ -31,6 +33,15 @@ impl Device {
             .map(|list| Buffer::new(&list.iter().map(Tensor::at).collect::<Vec<_>>()))
             .collect();
         wide.push(Buffer::new(&lengths.iter().map(|&n| n as u64).collect::<Vec<_>>()));
+        let rounded: Vec<Option<Buffer<u16>>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(number, &length)| (number % 2 == 0).then(|| Buffer::poisoned(length)))
+            .collect();
+        let copies = rounded
+            .iter()
+            .map(|copy| copy.as_ref().map_or(0, |copy| copy.address(0)));
+        wide.push(Buffer::new(&copies.collect::<Vec<u64>>()));
         let chunks = plan::chunks(&lengths);
         let flags: Vec<u32> = decays.iter().map(|&decays| decays.into()).collect();
         let narrow = vec![Buffer::new(&flags), Buffer::new(chunks.as_flattened())];
@@ -40,6 +51,7 @@ impl Device {
             firsts: wide[2].address(0),
             seconds: wide[3].address(0),
             lengths: wide[4].address(0),
+            rounded: wide[5].address(0),
             decays: narrow[0].address(0),
             chunks: narrow[1].address(0),
             count: chunks.len(),
@@ -47,15 +59,22 @@ impl Device {
         Self {
             tensors,
             tables,
+            rounded,
             _tables: (wide, narrow),
             chunks: chunks.len(),
         }
     }
 
-    /// The norm of the gradients, where it lies too.
-    fn norm(&self) -> (f64, Buffer<f64>) {
+    /// The norm of the gradients of some losses, where it lies too.
+    fn norm(&self, losses: &[f32]) -> (f64, Buffer<f64>) {
+        let there = Buffer::new(losses);
         let (scratch, norm) = (Buffer::<f64>::poisoned(self.chunks), Buffer::<f64>::poisoned(1));
-        let launches = plan::gradient_norm(&self.tables, scratch.address(0), norm.address(0));
+        let launches = plan::gradient_norm(
+            &self.tables,
+            (there.address(0), losses.len()),
+            scratch.address(0),
+            norm.address(0),
+        );
         launches.iter().for_each(run);
         let first = norm.values()[0];
         run_backwards(true);
@@ -108,7 +127,7 @@ fn steps_have_the_hosts_bits() {
             });
             let loss = terms.reduce(|a, b| (a + b).unwrap()).unwrap();
             let expected = host.step(&loss.backward().unwrap(), lr, clip).unwrap();
-            let (norm, at) = device.norm();
+            let (norm, at) = device.norm(&[0.5, -3.0, 1e30][..step as usize]);
             assert!((norm - expected).abs() <= 1e-12 * expected, "{norm} {expected}");
             let correction = |beta: f64| 1.0 - beta.powi(step);
             let update = plan::Update {
@@ -123,6 +142,12 @@ fn steps_have_the_hosts_bits() {
             run(&plan::adamw(&device.tables, at.address(0), clip, &update));
         }
         let parameters: Vec<Vec<u32>> = vars.iter().map(|(_, var)| bits(&flat(var))).collect();
+        for (copy, values) in device.rounded.iter().zip(&parameters) {
+            if let Some(copy) = copy {
+                let nearest = |bits: &u32| bf16::from_f32(f32::from_bits(*bits)).to_bits();
+                assert_eq!(copy.values(), values.iter().map(nearest).collect::<Vec<_>>());
+            }
+        }
         let moments: Vec<_> = host.moments().unwrap();
         assert_eq!(device.bits(0), parameters, "{clip:?}");
         assert_eq!(
@@ -139,12 +164,22 @@ fn steps_have_the_hosts_bits() {
 #[test]
 fn a_norm_that_is_not_finite_changes_nothing() {
     let start = vec![values(1, 40), values(2, 3)];
-    for bad in [f32::NAN, f32::INFINITY] {
+    for (bad, among_losses) in [
+        (f32::NAN, false),
+        (f32::INFINITY, false),
+        (f32::NAN, true),
+        (f32::NEG_INFINITY, true),
+    ] {
         let mut grads = vec![values(3, 40), values(4, 3)];
-        grads[1][2] = bad;
+        let mut losses = [1.0; 300];
+        match among_losses {
+            true => losses[299] = bad,
+            false => grads[1][2] = bad,
+        }
         let device = Device::new(&start, &grads, &[true, false]);
-        let (norm, at) = device.norm();
+        let (norm, at) = device.norm(&losses);
         assert!(!norm.is_finite());
+        assert!(norm.is_nan() || !among_losses);
         let update = plan::Update {
             beta1: 0.9,
             beta2: 0.95,

@@ -22,8 +22,10 @@ use crate::{
 };
 
 mod product;
+mod rounded;
 
 pub use product::{Operand, Product, product};
+pub use rounded::{Rounded, find as find_rounded, refresh};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -175,11 +177,14 @@ impl Converted {
     }
 }
 
-/// The `n` f32 values at `address` as `float` says.
+/// The `n` f32 values at `address` as `float` says: of a weight whose rounded values are kept, those.
 pub fn converted(device: &CudaDevice, address: u64, n: usize, float: Float) -> Result<Converted> {
     match float {
         Float::F32 => Ok(Converted { address, _own: None }),
         Float::Bf16 => {
+            if let Some(address) = find_rounded(address, n) {
+                return Ok(Converted { address, _own: None });
+            }
             let own = Output::new(device, float, n)?;
             let to = own.address(device);
             launch(device, &elementwise::cast(Float::F32, address, to, n))?;

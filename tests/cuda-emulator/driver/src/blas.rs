@@ -7,7 +7,7 @@ use std::{
 
 use half::bf16;
 
-use super::{SUCCESS, Status};
+use super::{SUCCESS, Status, streams};
 
 const INVALID_VALUE: Status = 7;
 const NOT_SUPPORTED: Status = 15;
@@ -242,8 +242,9 @@ pub unsafe extern "C" fn cublasLtMatmul(
     algorithm: *const Heuristic,
     _: *mut c_void,
     _: usize,
-    _: *mut c_void,
+    stream: *mut c_void,
 ) -> Status {
+    streams::operation(stream, &[a, b, c, d]);
     // SAFETY: as cuBLASLt's documentation asks: what was given out, and matrices as their layouts say.
     unsafe {
         let description = &*description.cast::<Description>();

@@ -1,8 +1,8 @@
 //! CUDA's driver, cuBLASLt and what candle asks of cuBLAS and cuRAND, on the CPU: the kernels run in the emulator.
 //!
 //! A program that loads this library in the place of CUDA's trains "on a GPU" on any machine, slowly: so tests run the host's
-//! whole side of it. Device memory is the host's, poisoned when it is given out and guarded at both ends; streams do at once what
-//! they are told. Names, arguments and numbers are those of CUDA's headers.
+//! whole side of it. Device memory is the host's, poisoned when it is given out and guarded at both ends; what streams
+//! do out of order, the program has to allow for (`streams`). Names, arguments and numbers are those of CUDA's headers.
 #![allow(missing_docs, reason = "the functions are documented by NVIDIA")]
 #![allow(non_snake_case, reason = "CUDA's names")]
 #![allow(clippy::missing_safety_doc, reason = "each wants what CUDA's documentation says")]
@@ -11,6 +11,7 @@
 mod blas;
 mod candle;
 mod memory;
+mod streams;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
@@ -134,63 +135,9 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> Status {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuCtxSynchronize() -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _: c_uint) -> Status {
-    // SAFETY: the caller gives room for a pointer, which is never followed.
-    unsafe { *stream = ptr::without_provenance_mut(0x2000) };
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamDestroy_v2(_: *mut c_void) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamSynchronize(_: *mut c_void) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamWaitEvent(_: *mut c_void, _: *mut c_void, _: c_uint) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(_: *mut c_void, state: *mut c_int) -> Status {
     // SAFETY: the caller gives room for a number.
     unsafe { *state = 0 };
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _: c_uint) -> Status {
-    // SAFETY: the caller gives room for a pointer, which is never followed.
-    unsafe { *event = ptr::without_provenance_mut(0x3000) };
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventDestroy_v2(_: *mut c_void) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventRecord(_: *mut c_void, _: *mut c_void) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventSynchronize(_: *mut c_void) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuEventQuery(_: *mut c_void) -> Status {
     SUCCESS
 }
 
@@ -241,13 +188,15 @@ pub unsafe extern "C" fn cuLaunchKernel(
     block_y: c_uint,
     block_z: c_uint,
     shared: c_uint,
-    _: *mut c_void,
+    stream: *mut c_void,
     arguments: *mut *mut c_void,
     _: *mut *mut c_void,
 ) -> Status {
     // SAFETY: the function is a name that `cuModuleGetFunction` gave.
     let kernel = unsafe { CStr::from_ptr(function.cast()) };
     let name = kernel.to_string_lossy();
+    // SAFETY: as above.
+    streams::operation(stream, &unsafe { pointers(kernel, arguments) });
     // SAFETY: the caller gives as many arguments as the kernel declares.
     let done = unsafe {
         match candle::launch(&name, arguments) {
@@ -268,6 +217,18 @@ pub unsafe extern "C" fn cuLaunchKernel(
             LAUNCH_FAILED
         }
     }
+}
+
+/// The arguments of one of our kernels that may be addresses.
+///
+/// # Safety
+/// They are what the kernel declares.
+unsafe fn pointers(kernel: &CStr, arguments: *mut *mut c_void) -> Vec<usize> {
+    let sizes = tec_cuda_emulator::parameter_sizes(kernel).unwrap_or_default();
+    let wide = sizes.iter().enumerate().filter(|(_, size)| **size == 8);
+    // SAFETY: as promised by the caller; CUDA gives the address of each argument.
+    wide.map(|(number, _)| unsafe { *(*arguments.add(number)).cast::<usize>() })
+        .collect()
 }
 
 // cuBLAS and cuRAND are opened by candle and not called by anything that trains.

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, Status, number};
+use super::{INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, Status, number, streams};
 
 /// Bytes before and behind each piece of memory; also its alignment, which is CUDA's.
 const GUARD: usize = 256;
@@ -17,6 +17,30 @@ const POISON: u8 = 0xff;
 
 /// Pieces given out: address and bytes.
 static PIECES: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+/// The same of the host's page-locked memory.
+static PAGE_LOCKED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+/// The start of the piece of device memory that holds an address.
+pub fn piece(address: usize) -> Option<usize> {
+    around(&PIECES, address)
+}
+
+/// Whether an address is in page-locked memory.
+pub fn is_page_locked(address: usize) -> bool {
+    around(&PAGE_LOCKED, address).is_some()
+}
+
+fn around(pieces: &Mutex<BTreeMap<usize, usize>>, address: usize) -> Option<usize> {
+    let pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
+    let (&start, &bytes) = pieces.range(..=address).next_back()?;
+    (address < start + bytes).then_some(start)
+}
+
+/// Makes device memory as if it had just been given out.
+pub fn poison(address: usize, bytes: usize) {
+    // SAFETY: whoever asks has been given the memory.
+    unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(address), POISON, bytes) };
+}
 
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.checked_add(2 * GUARD)?, GUARD).ok()
@@ -45,6 +69,7 @@ fn take_back(address: usize) -> Status {
     if address == 0 {
         return SUCCESS;
     }
+    streams::forget(address);
     let Some(bytes) = PIECES.lock().unwrap_or_else(PoisonError::into_inner).remove(&address) else {
         return INVALID_VALUE;
     };
@@ -67,7 +92,18 @@ fn take_back(address: usize) -> Status {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(address: *mut usize, bytes: usize, _: *mut c_void) -> Status {
+pub unsafe extern "C" fn cuMemAllocAsync(address: *mut usize, bytes: usize, stream: *mut c_void) -> Status {
+    // SAFETY: the same demands.
+    let status = unsafe { cuMemAlloc_v2(address, bytes) };
+    if status == SUCCESS {
+        // SAFETY: just written.
+        streams::operation(stream, &[unsafe { *address }]);
+    }
+    status
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut usize, bytes: usize) -> Status {
     match give(bytes) {
         _ if bytes == 0 => INVALID_VALUE,
         None => OUT_OF_MEMORY,
@@ -80,13 +116,8 @@ pub unsafe extern "C" fn cuMemAllocAsync(address: *mut usize, bytes: usize, _: *
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut usize, bytes: usize) -> Status {
-    // SAFETY: the same demands.
-    unsafe { cuMemAllocAsync(address, bytes, ptr::null_mut()) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFreeAsync(address: usize, _: *mut c_void) -> Status {
+pub extern "C" fn cuMemFreeAsync(address: usize, stream: *mut c_void) -> Status {
+    streams::operation(stream, &[address]);
     take_back(address)
 }
 
@@ -97,12 +128,30 @@ pub extern "C" fn cuMemFree_v2(address: usize) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(address: *mut usize, bytes: usize, _: c_uint) -> Status {
+    let locked = || PAGE_LOCKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let used: usize = locked().values().sum();
+    if number("EMULATED_PAGE_LOCKED").is_some_and(|all| (used + bytes) as u64 > all) {
+        return OUT_OF_MEMORY;
+    }
     // SAFETY: the same demands.
-    unsafe { cuMemAlloc_v2(address, bytes) }
+    let status = unsafe { cuMemAlloc_v2(address, bytes) };
+    if status == SUCCESS {
+        // SAFETY: just written.
+        locked().insert(unsafe { *address }, bytes);
+    }
+    status
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(address: usize) -> Status {
+    let bytes = PAGE_LOCKED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&address);
+    if bytes.is_some_and(|bytes| streams::is_copied_from(address, bytes)) {
+        eprintln!("emulated CUDA: page-locked memory is freed that a copy still reads");
+        std::process::abort();
+    }
     take_back(address)
 }
 
@@ -131,21 +180,35 @@ pub extern "C" fn cuMemPoolSetAttribute(_: *mut c_void, _: c_int, _: *mut c_void
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: usize, from: *const c_void, bytes: usize, _: *mut c_void) -> Status {
-    // SAFETY: the caller gives as many bytes at both places.
-    unsafe { ptr::copy(from.cast::<u8>(), ptr::with_exposed_provenance_mut(to), bytes) };
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: usize,
+    from: *const c_void,
+    bytes: usize,
+    stream: *mut c_void,
+) -> Status {
+    streams::copy_there(stream, to, from.expose_provenance(), bytes);
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: usize, bytes: usize, _: *mut c_void) -> Status {
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: usize,
+    bytes: usize,
+    stream: *mut c_void,
+) -> Status {
+    streams::operation(stream, &[from]);
     // SAFETY: the caller gives as many bytes at both places.
     unsafe { ptr::copy(ptr::with_exposed_provenance::<u8>(from), to.cast(), bytes) };
+    if !is_page_locked(to.addr()) {
+        streams::wait_for(stream);
+    }
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, _: *mut c_void) -> Status {
+pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: *mut c_void) -> Status {
+    streams::operation(stream, &[to, from]);
     let (to, from) = (
         ptr::with_exposed_provenance_mut::<u8>(to),
         ptr::with_exposed_provenance(from),
@@ -156,7 +219,8 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8Async(to: usize, value: u8, bytes: usize, _: *mut c_void) -> Status {
+pub unsafe extern "C" fn cuMemsetD8Async(to: usize, value: u8, bytes: usize, stream: *mut c_void) -> Status {
+    streams::operation(stream, &[to]);
     // SAFETY: the caller gives as many bytes.
     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(to), value, bytes) };
     SUCCESS
