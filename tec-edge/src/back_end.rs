@@ -4,11 +4,11 @@ use crate::Error;
 use crate::encoder::{Encoder, Image, Options, Output};
 #[cfg(all(feature = "simd", tec_dsp))]
 use crate::kernel::Dsp;
-#[cfg(all(feature = "simd", target_arch = "x86_64"))]
-use crate::kernel::x86::Avx2;
 use crate::kernel::Kernel;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 use crate::kernel::Scalar;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+use crate::kernel::x86::Avx2;
 use crate::layers::{self, Linear, Norm};
 use crate::plan::Plan;
 use crate::run::Run;

@@ -101,7 +101,9 @@ impl Norm<'_> {
     /// A token's values after `shift` fractional bits are dropped, limited to i16.
     #[inline(never)]
     pub(crate) fn output(&self, token: &[i16], shift: u32, out: &mut [i16]) {
-        self.row(token, out, |slot, value| *slot = saturate_i16(round_shift(value, shift)));
+        self.row(token, out, |slot, value| {
+            *slot = saturate_i16(round_shift(value, shift))
+        });
     }
 
     /// Calls `emit(i, value)` for the channels `start + i` of a token, with the value rounded and limited to i8.

@@ -246,7 +246,9 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             let count = rows.len();
             for row in rows {
                 norm.output(row, shift, out);
-                sums.iter_mut().zip(&*out).for_each(|(sum, &value)| *sum = sum.wrapping_add(value.into()));
+                sums.iter_mut()
+                    .zip(&*out)
+                    .for_each(|(sum, &value)| *sum = sum.wrapping_add(value.into()));
             }
             let inverse = reciprocal(count as u32);
             let shift = header.mean_shift(count).unwrap_or(0);

@@ -89,12 +89,18 @@ type Pair = u32;
 
 fn add_products(factors: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
     // Sections, scratch memory and panels are aligned; if one were not, nothing would be added.
-    let Ok(words) = bytemuck::try_cast_slice::<i8, [u32; PANEL]>(panel) else { return };
-    let Ok(pairs) = bytemuck::try_cast_slice::<i16, [Pair; 2]>(factors) else { return };
+    let Ok(words) = bytemuck::try_cast_slice::<i8, [u32; PANEL]>(panel) else {
+        return;
+    };
+    let Ok(pairs) = bytemuck::try_cast_slice::<i16, [Pair; 2]>(factors) else {
+        return;
+    };
     let stride = stride / QUAD;
     for (row, sums) in sums.chunks_mut(2).enumerate() {
         let first = pairs.get(2 * row * stride..).and_then(|rest| rest.get(..words.len()));
-        let second = pairs.get((2 * row + 1) * stride..).and_then(|rest| rest.get(..words.len()));
+        let second = pairs
+            .get((2 * row + 1) * stride..)
+            .and_then(|rest| rest.get(..words.len()));
         match (sums, first, second) {
             ([sums, others], Some(first), Some(second)) => two_rows(first, second, words, sums, others),
             ([sums], Some(first), _) => {
@@ -176,21 +182,46 @@ fn two_rows(
         return;
     }
     let whole_turns = quads / TURN * TURN;
-    let each = sums.as_chunks_mut::<2>().0.iter_mut().zip(others.as_chunks_mut::<2>().0);
+    let each = sums
+        .as_chunks_mut::<2>()
+        .0
+        .iter_mut()
+        .zip(others.as_chunks_mut::<2>().0);
     for (pair, (sums, others)) in each.enumerate() {
         let weights = words.as_ptr().cast::<u32>().wrapping_add(2 * pair);
         let (first, second) = (first.as_ptr(), second.as_ptr());
         // Where the turns end and single quads begin.
         let (turned, end) = (first.wrapping_add(whole_turns), first.wrapping_add(quads));
-        let (weights_left, second_left) = (weights.wrapping_add(PANEL * whole_turns), second.wrapping_add(whole_turns));
+        let (weights_left, second_left) = (
+            weights.wrapping_add(PANEL * whole_turns),
+            second.wrapping_add(whole_turns),
+        );
         if first != turned {
             quads!(
-                weights, first, second, turned, sums, others,
-                quad!(0), quad!(64), quad!(128), quad!(192), "add r0, #256"
+                weights,
+                first,
+                second,
+                turned,
+                sums,
+                others,
+                quad!(0),
+                quad!(64),
+                quad!(128),
+                quad!(192),
+                "add r0, #256"
             );
         }
         if turned != end {
-            quads!(weights_left, turned, second_left, end, sums, others, quad!(0), "add r0, #64");
+            quads!(
+                weights_left,
+                turned,
+                second_left,
+                end,
+                sums,
+                others,
+                quad!(0),
+                "add r0, #64"
+            );
         }
     }
 }

@@ -38,7 +38,11 @@ pub(crate) fn requantize(
 #[inline(always)]
 pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i8)) {
     let row = NormRow::new(token, norm.epsilon);
-    let (Ok(mantissa), Ok(sum), true) = (i32::try_from(row.mantissa), i32::try_from(row.sum), token.len() <= MOST_WIDTH) else {
+    let (Ok(mantissa), Ok(sum), true) = (
+        i32::try_from(row.mantissa),
+        i32::try_from(row.sum),
+        token.len() <= MOST_WIDTH,
+    ) else {
         return norm.values(&row, token, 0, emit);
     };
     if !(1..=NORM_BITS + 20).contains(&row.shift) || !(16..=45).contains(&norm.bits) {
