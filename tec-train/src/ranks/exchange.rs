@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Collective;
@@ -91,11 +91,26 @@ impl<'a> Ranks<'a> {
         }
     }
 
+    /// Makes ready to sum tensors on `device`.
+    ///
+    /// # Errors
+    /// What is missing on this rank, to be told to the others by [`Ranks::fail`]; a rank that has failed; devices that cannot be
+    /// connected.
+    pub fn connect(&self, device: &Device) -> Result<()> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let all = self.exchange(self.collective.introduce(device)?)?;
+        self.collective.connect(device, all).map_err(|e| self.broken(e))
+    }
+
     /// The sum over ranks of every tensor.
     ///
     /// # Errors
-    /// As [`Collective::sum`].
+    /// A rank that has failed before, as [`Ranks::exchange`] says; else as [`Collective::sum`].
     pub fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        // A rank without its tensors says so here: it could not within the sum.
+        self.exchange(())?;
         self.collective.sum(tensors).map_err(|e| self.broken(e))
     }
 
