@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 mod libraries;
+#[cfg(feature = "cuda")]
+pub(crate) mod nccl;
 
 use std::{fmt, str::FromStr};
 
