@@ -32,6 +32,8 @@ const FLOAT: c_int = 7;
 /// How long a wait looks without a pause, and its pauses after that.
 const SPIN: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(50);
+/// How long it may take until all GPUs are connected.
+const CONNECT: Duration = Duration::from_secs(300);
 /// How long it may take to hear that a process has ended.
 const NEWS: Duration = Duration::from_secs(2);
 /// How long NCCL may take to end.
@@ -168,7 +170,15 @@ impl Communicator {
             stream,
             aborted: Cell::new(false),
         };
-        match communicator.settle(over) {
+        let clock = Instant::now();
+        let late = || {
+            let reason = format!(
+                "nothing has come of it for {} s (NCCL_DEBUG=INFO says more)",
+                CONNECT.as_secs()
+            );
+            over().or_else(|| (clock.elapsed() > CONNECT).then_some(reason))
+        };
+        match communicator.settle(&late) {
             Ok(()) => Ok(communicator),
             Err(reason) => {
                 communicator.abort();

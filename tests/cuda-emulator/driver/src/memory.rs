@@ -18,6 +18,13 @@ const POISON: u8 = 0xff;
 /// Pieces given out: address and bytes.
 static PIECES: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
+/// Whether a range lies in one piece.
+pub fn has(address: usize, bytes: usize) -> bool {
+    let pieces = PIECES.lock().unwrap_or_else(PoisonError::into_inner);
+    let piece = pieces.range(..=address).next_back();
+    piece.is_some_and(|(start, length)| address + bytes <= start + length)
+}
+
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.checked_add(2 * GUARD)?, GUARD).ok()
 }
