@@ -92,13 +92,18 @@ impl Nccl {
             true => segments[rank].address,
             false => received[number].address,
         };
-        let sum = received[0].address;
+        let mut sum = part(0);
         for other in 1..size {
-            let before = if other == 1 { part(0) } else { sum };
-            let add = elementwise::add(Float::F32, before, part(other), sum, segment);
+            let to = received[0].address;
+            let add = elementwise::add(Float::F32, sum, part(other), to, segment);
             gpu::launch(&gpus.device, &add)?;
+            sum = to;
         }
-        nccl(gpus.communicator.all_gather(received[0], segments[0].address, &over))?;
+        let sum = Values {
+            address: sum,
+            count: segment,
+        };
+        nccl(gpus.communicator.all_gather(sum, segments[0].address, &over))?;
         // The memory of both is in use until then.
         nccl(gpus.communicator.wait(&over))?;
         let part = |(tensor, place): (&Tensor, &usize)| {

@@ -112,6 +112,7 @@ impl Star {
     }
 
     /// Why the job is over, if it is: a rank is gone or has given up.
+    #[cfg(any(feature = "cuda", test))]
     pub fn over(&self) -> Option<String> {
         self.shared.state().over.clone()
     }
