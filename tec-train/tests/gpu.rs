@@ -282,8 +282,7 @@ fn a_job_of_one_process_sums_by_nccl() {
         said => said.unwrap(),
     };
     job.connect(&device, vec![said]).unwrap();
-    // More than a bucket in one tensor, and some small ones.
-    let tensors = [7_000_001, 5, 1000].map(|n| values(n as u64, &[n], &device)).to_vec();
+    let tensors = [1_000_001, 5, 1000].map(|n| values(n as u64, &[n], &device)).to_vec();
     let sums = job.sum(tensors.clone()).unwrap();
     for (sum, tensor) in sums.iter().zip(&tensors) {
         assert_eq!(sum.to_vec1::<f32>().unwrap(), tensor.to_vec1::<f32>().unwrap());

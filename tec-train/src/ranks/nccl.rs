@@ -13,8 +13,8 @@ use crate::{
     ops::gpu,
 };
 
-/// Values of a bucket: 25 MB of f32. A larger tensor is a bucket of its own.
-const BUCKET: usize = 25_000_000 / size_of::<f32>();
+/// Values of a bucket: 100 MB of f32, for the host waits for each. A larger tensor is a bucket of its own.
+const BUCKET: usize = 100_000_000 / size_of::<f32>();
 /// Tensors in a bucket begin at multiples of so many values, 16 bytes: kernels are fastest there.
 const ALIGNMENT: usize = 4;
 

@@ -57,7 +57,9 @@ pub fn meet(launch: &Launch, patience: Duration) -> Result<Vec<TcpStream>> {
 
 fn nowhere(launcher: Launcher, size: usize) -> Error {
     let how = match launcher {
-        Launcher::OpenMpi => "start with `mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=PORT …`",
+        Launcher::OpenMpi => {
+            "start with `mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=PORT …` (on CPUs a build with the feature `mpi` needs neither)"
+        }
         _ => "set MASTER_ADDR and MASTER_PORT in every process",
     };
     Error::Usage(format!(
