@@ -251,6 +251,21 @@ mod tests {
         }
     }
 
+    /// Where the others would wait for its tensors for ever.
+    #[test]
+    fn a_rank_without_tensors_to_sum_stops_all() {
+        let ends = on_ranks(3, |collective| {
+            let ranks = Ranks::new(collective);
+            let zeros = || Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu);
+            let result = match ranks.rank() {
+                1 => Err(Error::Data("the GPU has no room".into())),
+                _ => ranks.sum(vec![zeros().unwrap()]).map(drop),
+            };
+            ranks.fail(result.unwrap_err()).to_string()
+        });
+        assert_eq!(ends, ["rank 1: the GPU has no room"; 3]);
+    }
+
     #[test]
     fn sums_are_in_the_order_of_ranks() {
         // In f32 (2^24 + 1) + 1 is 2^24, but 1 + 1 + 2^24 is 2^24 + 2: the order shows.

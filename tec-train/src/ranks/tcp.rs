@@ -22,7 +22,8 @@ impl Tcp {
     /// Joins the job that `launch` says this process is of.
     ///
     /// # Errors
-    /// As [`rendezvous::meet`].
+    /// [`crate::Error::Usage`] where `launch` names no place to meet, or its port is taken; [`crate::Error::Data`] where not all
+    /// processes came in time.
     pub fn join(launch: &Launch) -> Result<Self> {
         let streams = rendezvous::meet(launch, rendezvous::PATIENCE)?;
         Ok(Self {
