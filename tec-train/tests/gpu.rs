@@ -16,6 +16,7 @@ use tec_train::{
     optim::{AdamW, AdamWConfig},
     pretrain::{Job, Plan, Progress, run},
     ranks::OneProcess,
+    ranks::{Collective, Launch, Nccl},
     recipe::RecipeBuilder,
     run_dir::{Existing, StepMetrics},
 };
@@ -272,6 +273,27 @@ fn values(seed: u64, shape: &[usize], device: &Device) -> Tensor {
     .fill(&mut values);
     values.iter_mut().for_each(|v| *v = 2.0 * *v - 1.0);
     Tensor::from_vec(values, shape, device).unwrap()
+}
+
+/// NCCL itself, as far as one process uses it: its sums are what it gives. More processes need more GPUs, or `ci/cuda-jobs`.
+#[test]
+fn a_job_of_one_process_sums_by_nccl() {
+    let device = gpu();
+    let launch = Launch {
+        rendezvous: Some(("127.0.0.1".into(), 0)),
+        ..Launch::alone()
+    };
+    let job = Nccl::join(&launch).unwrap();
+    let said = match job.introduce(&device) {
+        Err(e) if e.to_string().contains("libnccl.so.2") => return eprintln!("not run: {e}"),
+        said => said.unwrap(),
+    };
+    job.connect(&device, vec![said]).unwrap();
+    let tensors = [1_000_001, 5, 1000].map(|n| values(n as u64, &[n], &device)).to_vec();
+    let sums = job.sum(tensors.clone()).unwrap();
+    for (sum, tensor) in sums.iter().zip(&tensors) {
+        assert_eq!(sum.to_vec1::<f32>().unwrap(), tensor.to_vec1::<f32>().unwrap());
+    }
 }
 
 #[test]

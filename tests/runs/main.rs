@@ -12,6 +12,7 @@ mod locked;
 mod mpi;
 mod signals;
 mod splits;
+mod tcp;
 
 use std::collections::BTreeMap;
 

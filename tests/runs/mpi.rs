@@ -201,16 +201,3 @@ fn an_error_of_one_process_is_said_once_and_ends_all() {
     assert_eq!((errors(&outcome.stderr), outcome.code), (1, Some(1)), "{outcome}");
     assert!(outcome.stderr.contains("not finite; samples"), "{outcome}");
 }
-
-/// Processes that another launcher started do not find each other by MPI.
-#[test]
-fn a_launcher_that_the_mpi_does_not_know_is_named() {
-    let place = place();
-    let mut command = place.command(&pretrain("--out run"));
-    command.envs([("RANK", "1"), ("WORLD_SIZE", "2")]);
-    let outcome = Outcome::of(command, "pretrain, started by torchrun");
-    assert_eq!((errors(&outcome.stderr), outcome.code), (1, Some(2)), "{outcome}");
-    for words in ["torchrun started 2 processes", "rank 0 of 1", "mpirun"] {
-        assert!(outcome.stderr.contains(words), "{words}: {outcome}");
-    }
-}

@@ -86,8 +86,9 @@ fn main() -> ExitCode {
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| match cli.verb {
         Verb::Quickstart(args) => quickstart::run(&args),
         Verb::Pretrain(args) => {
-            job = ranks::join()?;
-            pretrain::run(&args, &*job)
+            let launch;
+            (job, launch) = ranks::join(args.device())?;
+            pretrain::run(&args, &*job, &launch)
         }
         Verb::Eval(verb) => eval::run(&verb),
         Verb::Export(args) => export::run(&args),

@@ -8,7 +8,7 @@ use tec_train::{
     device::DeviceName,
     ops::Amp,
     pretrain::{self, Job, Summary},
-    ranks::{self, Collective},
+    ranks::{self, Collective, Launch},
     recipe::{Method, Recipe, RecipeBuilder, named},
     run_dir::{Existing, RunDir},
 };
@@ -76,7 +76,7 @@ pub struct Args {
     /// Remove the run in --out first
     #[arg(long)]
     overwrite: bool,
-    /// Where to compute: cpu, cuda or cuda:N
+    /// Where to compute: cpu, cuda (with several processes a GPU for each) or cuda:N
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceName,
     /// Print one JSON object a step on standard output
@@ -84,8 +84,15 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb, in each process of `collective`.
-pub fn run(args: &Args, collective: &dyn Collective) -> Result<()> {
+impl Args {
+    /// Where to compute, as all processes were told.
+    pub fn device(&self) -> DeviceName {
+        self.device
+    }
+}
+
+/// Runs the verb, in each process of `collective`; `launch` says which this one is.
+pub fn run(args: &Args, collective: &dyn Collective, launch: &Launch) -> Result<()> {
     let speaks = collective.rank() == 0;
     if args.print_recipe {
         let recipe = ranks::agree(collective, builder(args, None).and_then(|b| b.build()?.to_toml()))?;
@@ -94,7 +101,7 @@ pub fn run(args: &Args, collective: &dyn Collective) -> Result<()> {
         }
         return Ok(());
     }
-    let job = ranks::agree(collective, job(args))?;
+    let job = ranks::agree(collective, job(args, launch))?;
     let style = if args.json { Style::Json } else { Style::People };
     let mut reporter = Reporter::new(style, "pretrain");
     interrupt::settle();
@@ -109,7 +116,8 @@ pub fn run(args: &Args, collective: &dyn Collective) -> Result<()> {
 }
 
 /// What the arguments ask for.
-fn job(args: &Args) -> Result<Job> {
+fn job(args: &Args, launch: &Launch) -> Result<Job> {
+    let device = launch.device(args.device)?;
     let existing = match (args.resume, args.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
@@ -133,7 +141,7 @@ fn job(args: &Args) -> Result<Job> {
         existing,
         source: None,
         max_steps: args.max_steps,
-        device: args.device,
+        device,
     })
 }
 

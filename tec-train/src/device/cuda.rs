@@ -5,28 +5,22 @@ use candle_core::{
     cuda_backend::cudarc::driver::{result, sys},
 };
 
-use super::libraries;
+use super::{DeviceName, libraries};
 
 /// The least compute capability: bf16 products on tensor cores begin with it.
 const LEAST: (i32, i32) = (8, 0);
 
-/// The GPU of that number.
+/// The GPU of that name.
 ///
 /// # Errors
 /// What is missing, in words that end without a full stop.
-pub fn open(number: usize) -> Result<Device, String> {
+pub fn open(name: DeviceName) -> Result<Device, String> {
     libraries::load()?;
     let refused = |what: &'static str| move |e: result::DriverError| format!("{what}: {}", reason(e));
     result::init().map_err(refused("the NVIDIA driver does not start"))?;
     let count = result::device::get_count().map_err(refused("the NVIDIA driver does not count its GPUs"))?;
+    let number = number(name, usize::try_from(count).unwrap_or(0))?;
     let ordinal = i32::try_from(number).unwrap_or(i32::MAX);
-    if ordinal >= count {
-        return Err(match count {
-            0 => "there is no GPU that CUDA may use (see nvidia-smi and CUDA_VISIBLE_DEVICES)".into(),
-            1 => "there is one GPU: use --device cuda:0".into(),
-            _ => format!("there are {count} GPUs: use --device cuda:0 to cuda:{}", count - 1),
-        });
-    }
     let device = result::device::get(ordinal).map_err(refused("the GPU cannot be used"))?;
     let name = result::device::get_name(device).map_err(refused("the GPU cannot be used"))?;
     let capability = capability(device).map_err(refused("the GPU cannot be used"))?;
@@ -46,6 +40,25 @@ pub fn open(number: usize) -> Result<Device, String> {
         keep_freed_memory(device).map_err(refused("the GPU's memory cannot be set up"))?;
     }
     Ok(opened)
+}
+
+/// Which of `count` GPUs is meant.
+fn number(name: DeviceName, count: usize) -> Result<usize, String> {
+    match (name, count) {
+        (_, 0) => Err("there is no GPU that CUDA may use (see nvidia-smi and CUDA_VISIBLE_DEVICES)".into()),
+        // Whether two processes were given the same one shows when they connect.
+        (DeviceName::OwnCuda(_), 1) | (DeviceName::Cpu, _) => Ok(0),
+        (DeviceName::OwnCuda(number) | DeviceName::Cuda(number), _) if number < count => Ok(number),
+        (DeviceName::OwnCuda(number), _) => Err(format!(
+            "there are {count} GPUs, and this is process {} of its machine: start one process a GPU",
+            number + 1
+        )),
+        (DeviceName::Cuda(_), 1) => Err("there is one GPU: use --device cuda:0".into()),
+        (DeviceName::Cuda(_), _) => Err(format!(
+            "there are {count} GPUs: use --device cuda:0 to cuda:{}",
+            count - 1
+        )),
+    }
 }
 
 fn capability(device: sys::CUdevice) -> Result<(i32, i32), result::DriverError> {
@@ -80,5 +93,35 @@ fn reason(error: result::DriverError) -> String {
     match error.error_string() {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => format!("{error:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_gets_the_gpu_of_its_number_or_the_only_one() {
+        for (name, count, expected) in [
+            (DeviceName::Cuda(0), 1, Ok(0)),
+            (DeviceName::Cuda(3), 4, Ok(3)),
+            (DeviceName::Cuda(1), 1, Err("use --device cuda:0")),
+            (DeviceName::Cuda(4), 4, Err("use --device cuda:0 to cuda:3")),
+            (DeviceName::OwnCuda(0), 4, Ok(0)),
+            (DeviceName::OwnCuda(3), 4, Ok(3)),
+            (DeviceName::OwnCuda(3), 1, Ok(0)),
+            (
+                DeviceName::OwnCuda(2),
+                2,
+                Err("there are 2 GPUs, and this is process 3"),
+            ),
+            (DeviceName::OwnCuda(0), 0, Err("there is no GPU")),
+        ] {
+            match (number(name, count), expected) {
+                (Ok(found), Ok(number)) => assert_eq!(found, number, "{name:?} of {count}"),
+                (Err(said), Err(words)) => assert!(said.contains(words), "{said}"),
+                (found, _) => panic!("{name:?} of {count}: {found:?}"),
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! machine: the same program starts anywhere, and computes on a GPU where there is one.
 
 use std::{
+    collections::BTreeSet,
     ffi::c_void,
     path::PathBuf,
     sync::{Mutex, PoisonError},
@@ -33,37 +34,50 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
     ("curand", &["libcurand.so.10"]),
 ];
 
+/// What several GPUs need besides.
+const NCCL: (&str, &[&str]) = ("nccl", &["libnccl.so.2"]);
+
 /// Folders that are tried after those of the dynamic linker.
 const FOLDERS: [&str; 2] = ["/usr/local/cuda/lib64", "/opt/cuda/lib64"];
 
-static LOADED: Mutex<bool> = Mutex::new(false);
+static LOADED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
 
-/// Finds the libraries and everything that is called in them. Does nothing the second time.
+/// Finds the libraries that one GPU needs, and everything that is called in them. Does nothing the second time.
 ///
 /// # Errors
 /// What is missing and where it comes from, in words.
 pub fn load() -> Result<(), String> {
+    LIBRARIES.into_iter().try_for_each(load_one)
+}
+
+/// Finds NCCL, which several GPUs need. Does nothing the second time.
+///
+/// # Errors
+/// That it is missing and where it comes from, in words.
+pub fn load_nccl() -> Result<(), String> {
+    load_one(NCCL)
+}
+
+fn load_one((library, files): (&'static str, &[&str])) -> Result<(), String> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if *loaded {
+    if loaded.contains(library) {
         return Ok(());
     }
-    for (library, files) in LIBRARIES {
-        let opened = open(files).ok_or_else(|| missing(library, files))?;
-        for (number, (of, name)) in NAMES.iter().enumerate() {
-            if *of == library {
-                // SAFETY: only the address is taken; candle calls it with the arguments of CUDA's own headers.
-                let address = unsafe { opened.get::<*const c_void>(name.as_bytes()) };
-                if let Ok(address) = address {
-                    // SAFETY: the table is written under the lock, before anything is called through it, and an entry
-                    // is read whole by the jumps.
-                    unsafe { JUMPS[number] = *address };
-                }
+    let opened = open(files).ok_or_else(|| missing(library, files))?;
+    for (number, (of, name)) in NAMES.iter().enumerate() {
+        if *of == library {
+            // SAFETY: only the address is taken; it is called with the arguments of NVIDIA's own headers.
+            let address = unsafe { opened.get::<*const c_void>(name.as_bytes()) };
+            if let Ok(address) = address {
+                // SAFETY: the table is written under the lock, before anything is called through it, and an entry
+                // is read whole by the jumps.
+                unsafe { JUMPS[number] = *address };
             }
         }
-        // The addresses stay in use until the process ends.
-        std::mem::forget(opened);
     }
-    *loaded = true;
+    // The addresses stay in use until the process ends.
+    std::mem::forget(opened);
+    loaded.insert(library);
     Ok(())
 }
 
@@ -86,6 +100,10 @@ fn missing(library: &str, files: &[&str]) -> String {
         "cuda" => format!(
             "there is no NVIDIA driver on this machine ({names} was not found): install it from \
              https://www.nvidia.com/drivers"
+        ),
+        "nccl" => format!(
+            "{names}, by which they exchange tensors, was not found: install NCCL, or set LD_LIBRARY_PATH to the folder \
+             that has it (PyTorch's wheels bring it as nvidia/nccl/lib)"
         ),
         _ => format!(
             "{names}, a library of the CUDA toolkit, was not found: install the toolkit, or set LD_LIBRARY_PATH to the \

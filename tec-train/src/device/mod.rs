@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 mod libraries;
+#[cfg(feature = "cuda")]
+pub(crate) mod nccl;
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +11,7 @@ use candle_core::Device;
 
 use crate::{Error, Result};
 
-/// A device as people name it: `cpu`, `cuda` (the first GPU) or `cuda:N`.
+/// A device as people name it: `cpu`, `cuda` (the process's own GPU) or `cuda:N`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceName {
     /// The CPU.
@@ -17,6 +19,9 @@ pub enum DeviceName {
     Cpu,
     /// The GPU of this number, counted as CUDA counts them.
     Cuda(usize),
+    /// `cuda`: the GPU for the process of this number on its machine. Where CUDA shows a single one, as launchers can arrange
+    /// for each process, it is that; else the one of the same number.
+    OwnCuda(usize),
 }
 
 impl DeviceName {
@@ -36,7 +41,7 @@ impl DeviceName {
     pub fn find(self) -> Result<Device, String> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => open_cuda(number),
+            Self::Cuda(_) | Self::OwnCuda(_) => open_cuda(self),
         }
     }
 }
@@ -46,6 +51,7 @@ impl fmt::Display for DeviceName {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::OwnCuda(_) => f.write_str("cuda"),
         }
     }
 }
@@ -56,7 +62,7 @@ impl FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.strip_prefix("cuda:").map(str::parse)) {
             ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(0)),
+            ("cuda", _) => Ok(Self::OwnCuda(0)),
             (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
             _ => Err("use cpu, cuda or cuda:N, where N is the number of a GPU".into()),
         }
@@ -79,7 +85,7 @@ pub(crate) fn out_of_memory(error: &Error) -> Option<String> {
 pub(crate) const NO_ROOM: &str = "the GPU has no room";
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(_: usize) -> Result<Device, String> {
+fn open_cuda(_: DeviceName) -> Result<Device, String> {
     Err("this build computes on the CPU only; build it with `cargo build --release --features cuda`".into())
 }
 
@@ -97,7 +103,7 @@ mod tests {
     fn names_are_read_as_people_write_them() {
         for (text, name) in [
             ("cpu", DeviceName::Cpu),
-            ("cuda", DeviceName::Cuda(0)),
+            ("cuda", DeviceName::OwnCuda(0)),
             ("cuda:0", DeviceName::Cuda(0)),
             ("cuda:3", DeviceName::Cuda(3)),
         ] {

@@ -186,12 +186,6 @@ fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summ
     if job.max_steps == Some(0) {
         return Err(Error::Usage("--max-steps 0: give at least 1".into()));
     }
-    if ranks.size() > 1 && job.device != DeviceName::Cpu {
-        return Err(Error::Usage(format!(
-            "--device {}: several processes compute on CPUs only so far; start one process, or use --device cpu",
-            job.device
-        )));
-    }
     let device = job.device.open()?;
     // Before anything slow, so that a run under way is known at once.
     let resumed = match job.existing {
@@ -209,6 +203,7 @@ fn run_rank(job: Job, ranks: &Ranks, progress: &mut dyn Progress) -> Result<Summ
         }
         _ => None,
     };
+    ranks.connect(&device)?;
     let setup = Setup::new(job.recipe, job.source, &device, progress)?;
     let found = match &resumed {
         Some((run, _)) => state_of(run, &setup, progress)?,

@@ -1,4 +1,4 @@
-//! Ranks that are about to train together make sure that they have the same before them.
+//! Ranks that train together make sure that they have the same before them, and still do later.
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub fn check(ranks: &Ranks, setup: &Setup, learner: &Learner, step: usize, max_s
         images: setup.source.len(),
         names: names(&*setup.source),
         base: weights(base.iter().map(|(_, tensor)| tensor))?,
-        weights: weights(learner.params().trainable().iter().map(|(_, var)| var.as_tensor()))?,
+        weights: digest(learner)?,
         step,
         updates: learner.updates(),
         max_steps,
@@ -53,6 +53,24 @@ pub fn check(ranks: &Ranks, setup: &Setup, learner: &Learner, step: usize, max_s
         }
     }
     Ok(())
+}
+
+/// Compares every rank's weights with rank 0's after `step` steps.
+///
+/// # Errors
+/// [`Error::Data`] naming the first rank that has others.
+pub fn check_weights(ranks: &Ranks, learner: &Learner, step: usize) -> Result<()> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let all = ranks.exchange(digest(learner)?)?;
+    match all.iter().position(|other| *other != all[0]) {
+        None => Ok(()),
+        Some(rank) => Err(Error::Data(format!(
+            "rank {rank} has other weights than rank 0 after step {step}, though all compute the same: the hardware of one is at \
+             fault; go on from the last checkpoint on other machines"
+        ))),
+    }
 }
 
 /// What `other` has that differs from `first`, in words.
@@ -98,6 +116,11 @@ fn names(source: &dyn Source) -> u32 {
         crc.update(&[0]);
     }
     crc.finalize()
+}
+
+/// Of the weights to train.
+fn digest(learner: &Learner) -> Result<u32> {
+    weights(learner.params().trainable().iter().map(|(_, var)| var.as_tensor()))
 }
 
 fn weights<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<u32> {

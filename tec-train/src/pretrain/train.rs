@@ -10,6 +10,7 @@ use super::{
     gradients::{Gradients, Share},
     learner::{Learner, Outcome},
     record::Record,
+    same_start,
     setup::Setup,
     unreadable::Drawn,
 };
@@ -215,6 +216,7 @@ impl Training<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
+        same_start::check_weights(self.ranks, &self.learner, self.step)?;
         match &mut self.record {
             Some(record) => record.save(&self.learner, self.step),
             None => Ok(()),

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Collective;
@@ -91,11 +91,26 @@ impl<'a> Ranks<'a> {
         }
     }
 
+    /// Makes ready to sum tensors on `device`.
+    ///
+    /// # Errors
+    /// What is missing on this rank, to be told to the others by [`Ranks::fail`]; a rank that has failed; devices that cannot be
+    /// connected.
+    pub fn connect(&self, device: &Device) -> Result<()> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let all = self.exchange(self.collective.introduce(device)?)?;
+        self.collective.connect(device, all).map_err(|e| self.broken(e))
+    }
+
     /// The sum over ranks of every tensor.
     ///
     /// # Errors
-    /// As [`Collective::sum`].
+    /// A rank that has failed before, as [`Ranks::exchange`] says; else as [`Collective::sum`].
     pub fn sum(&self, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        // A rank without its tensors says so here: it could not within the sum.
+        self.exchange(())?;
         self.collective.sum(tensors).map_err(|e| self.broken(e))
     }
 
@@ -234,6 +249,21 @@ mod tests {
             let words = format!("rank {rank}: the processes do not understand each other");
             assert!(end.starts_with(&words), "{end}");
         }
+    }
+
+    /// Where the others would wait for its tensors for ever.
+    #[test]
+    fn a_rank_without_tensors_to_sum_stops_all() {
+        let ends = on_ranks(3, |collective| {
+            let ranks = Ranks::new(collective);
+            let zeros = || Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu);
+            let result = match ranks.rank() {
+                1 => Err(Error::Data("the GPU has no room".into())),
+                _ => ranks.sum(vec![zeros().unwrap()]).map(drop),
+            };
+            ranks.fail(result.unwrap_err()).to_string()
+        });
+        assert_eq!(ends, ["rank 1: the GPU has no room"; 3]);
     }
 
     #[test]

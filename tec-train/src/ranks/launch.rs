@@ -1,10 +1,13 @@
 //! Which process of a job this one is, as the program that started it says in environment variables.
 
-use crate::{Error, Result};
+use crate::{Error, Result, device::DeviceName};
 
-/// Slurm tells no port: jobs take one by their number, as PyTorch Lightning does.
-const SLURM_FIRST_PORT: u16 = 15_000;
-const SLURM_PORTS: u64 = 10_000;
+/// Launchers other than torchrun tell no port: jobs take one by their number, as PyTorch Lightning does under Slurm.
+const FIRST_PORT: u16 = 15_000;
+const PORTS: u64 = 10_000;
+
+/// Each process has a GPU of its own; here is what to write.
+const OWN_GPUS: &str = "use --device cuda, which gives each process of a machine a GPU of its own";
 
 /// What started the processes of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Launch {
     pub local_size: Option<usize>,
     /// Host and port where the processes can find each other, where known: rank 0's.
     pub rendezvous: Option<(String, u16)>,
+    /// The launcher's name for the job, where there is one.
+    pub job: Option<String>,
     /// What started it.
     pub launcher: Launcher,
 }
@@ -56,7 +61,25 @@ impl Launch {
             local_rank: 0,
             local_size: Some(1),
             rendezvous: None,
+            job: None,
             launcher: Launcher::None,
+        }
+    }
+
+    /// The device that this process computes on where `asked` is what all processes were told: `cuda` is the GPU of the
+    /// process's number on its machine.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where all processes of a machine were told the same GPU.
+    pub fn device(&self, asked: DeviceName) -> Result<DeviceName> {
+        match asked {
+            DeviceName::OwnCuda(_) => Ok(DeviceName::OwnCuda(self.local_rank)),
+            DeviceName::Cuda(_) if self.local_rank > 0 || self.local_size.is_some_and(|size| size > 1) => {
+                Err(Error::Usage(format!(
+                    "--device {asked}: several processes of this machine would share one GPU; {OWN_GPUS}"
+                )))
+            }
+            _ => Ok(asked),
         }
     }
 
@@ -108,7 +131,8 @@ impl Variables<'_> {
             size: self.required("WORLD_SIZE", "RANK")?,
             local_rank: self.number("LOCAL_RANK")?.unwrap_or(0),
             local_size: self.number("LOCAL_WORLD_SIZE")?,
-            rendezvous: self.master(None, None)?,
+            rendezvous: self.torchrun_master()?,
+            job: self.text("TORCHELASTIC_RUN_ID"),
             launcher: Launcher::Torchrun,
         }
         .checked("RANK", "WORLD_SIZE")
@@ -116,12 +140,21 @@ impl Variables<'_> {
 
     fn open_mpi(&self) -> Result<Launch> {
         let (rank, size) = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE");
+        let processes = self.required(size, rank)?;
+        let local_size = self.number("OMPI_COMM_WORLD_LOCAL_SIZE")?;
+        let job = self.text("PMIX_NAMESPACE");
+        // Nothing says where rank 0 is, unless all are here.
+        let (host, port) = match local_size == Some(processes) {
+            true => (Some("127.0.0.1".into()), job.as_deref().map(port_of_name)),
+            false => (None, None),
+        };
         Launch {
             rank: self.required(rank, size)?,
-            size: self.required(size, rank)?,
+            size: processes,
             local_rank: self.number("OMPI_COMM_WORLD_LOCAL_RANK")?.unwrap_or(0),
-            local_size: self.number("OMPI_COMM_WORLD_LOCAL_SIZE")?,
-            rendezvous: self.master(None, None)?,
+            local_size,
+            rendezvous: self.master(host, port)?,
+            job,
             launcher: Launcher::OpenMpi,
         }
         .checked(rank, size)
@@ -136,16 +169,33 @@ impl Variables<'_> {
             .into_iter()
             .find_map(|name| self.text(name).map(|list| (name, list)));
         let host = host.map(|(name, list)| first_host(name, &list)).transpose()?;
-        let port = |job: usize| SLURM_FIRST_PORT + (job as u64 % SLURM_PORTS) as u16;
+        let port = |job: usize| port_of_number(job as u64);
+        let step = ["SLURM_STEP_ID", "SLURM_STEPID"]
+            .into_iter()
+            .find_map(|name| self.text(name));
         Launch {
             rank: self.required("SLURM_PROCID", size)?,
             size: self.required(size, "SLURM_PROCID")?,
             local_rank: self.number("SLURM_LOCALID")?.unwrap_or(0),
             local_size: None,
             rendezvous: self.master(host, self.number("SLURM_JOB_ID")?.map(port))?,
+            job: self
+                .text("SLURM_JOB_ID")
+                .map(|job| format!("{job}.{}", step.unwrap_or_default())),
             launcher: Launcher::Slurm,
         }
         .checked("SLURM_PROCID", size)
+    }
+
+    /// torchrun's agent listens at `MASTER_PORT` itself, for a store that PyTorch's processes meet at, where it says so; then
+    /// the port beside it is taken.
+    fn torchrun_master(&self) -> Result<Option<(String, u16)>> {
+        let agent_listens = self.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let beside = |port: u16| port.checked_add(1).unwrap_or(port - 1);
+        Ok(self.master(None, None)?.map(|(host, port)| match agent_listens {
+            true => (host, beside(port)),
+            false => (host, port),
+        }))
     }
 
     /// Where the processes meet: `MASTER_ADDR` and `MASTER_PORT`, or what the launcher offers instead.
@@ -193,6 +243,16 @@ impl Variables<'_> {
             ))
         })
     }
+}
+
+/// The port of a job that has a number.
+fn port_of_number(job: u64) -> u16 {
+    FIRST_PORT + (job % PORTS) as u16
+}
+
+/// The port of a job that has a name.
+fn port_of_name(job: &str) -> u16 {
+    port_of_number(u64::from(crc32fast::hash(job.as_bytes())))
 }
 
 /// The first host of a Slurm list such as `login,node[03-05,9]-ib`.
@@ -266,9 +326,22 @@ mod tests {
             local_rank: 1,
             local_size: Some(8),
             rendezvous: Some(("node-a".into(), 29500)),
+            job: None,
             launcher: Launcher::Torchrun,
         };
         assert_eq!(launch(&variables).unwrap(), expected);
+        // With torchrun's own agent at that port, the one beside it.
+        let agent = [
+            ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+            ("TORCHELASTIC_RUN_ID", "none"),
+        ];
+        let beside = launch(&[variables.as_slice(), &agent].concat()).unwrap();
+        assert_eq!(beside.rendezvous, Some(("node-a".into(), 29501)));
+        assert_eq!(beside.job.as_deref(), Some("none"));
+        let last = [&agent[..1], &[("MASTER_PORT", "65535")], &variables[..6]].concat();
+        assert_eq!(launch(&last).unwrap().rendezvous, Some(("node-a".into(), 65534)));
+        let own = [variables.as_slice(), &[("TORCHELASTIC_USE_AGENT_STORE", "False")]].concat();
+        assert_eq!(launch(&own).unwrap().rendezvous, Some(("node-a".into(), 29500)));
         // As Kubernetes' operators set it: one process a machine.
         let few = launch(&[("RANK", "1"), ("WORLD_SIZE", "2")]).unwrap();
         assert_eq!((few.rank, few.size, few.local_rank, few.rendezvous), (1, 2, 0, None));
@@ -299,9 +372,24 @@ mod tests {
             local_rank: 1,
             local_size: Some(2),
             rendezvous: None,
+            job: None,
             launcher: Launcher::OpenMpi,
         };
         assert_eq!(launch(&variables).unwrap(), expected);
+        // All on one machine: they meet there, at a port that the job's name decides.
+        let here = |job: &'static str| {
+            let mut all = variables.to_vec();
+            all[3].1 = "4";
+            all.push(("PMIX_NAMESPACE", job));
+            launch(&all).unwrap().rendezvous.unwrap()
+        };
+        let (host, port) = here("2128936961");
+        assert!(host == "127.0.0.1" && (15_000..25_000).contains(&port), "{host}:{port}");
+        assert_eq!(here("2128936961").1, port);
+        assert_ne!(here("2128936962").1, port);
+        let told = [("MASTER_ADDR", "node-b"), ("MASTER_PORT", "4000")];
+        let told = launch(&[variables.as_slice(), &told].concat()).unwrap();
+        assert_eq!(told.rendezvous, Some(("node-b".into(), 4000)));
         refused(
             &variables[..1],
             &["OMPI_COMM_WORLD_RANK is set without OMPI_COMM_WORLD_SIZE"],
@@ -334,6 +422,7 @@ mod tests {
             local_rank: 1,
             local_size: None,
             rendezvous: Some(("node04".into(), 15_000 + 1234)),
+            job: Some("3441234.0".into()),
             launcher: Launcher::Slurm,
         };
         assert_eq!(launch(&in_step).unwrap(), expected);
@@ -345,6 +434,27 @@ mod tests {
             &[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1")],
             &["SLURM_PROCID is set without SLURM_STEP_NUM_TASKS"],
         );
+    }
+
+    #[test]
+    fn each_process_of_a_machine_has_a_gpu_of_its_own() {
+        let of = |local_rank: &'static str, local_size: &'static str| {
+            let local = [("LOCAL_RANK", local_rank), ("LOCAL_WORLD_SIZE", local_size)];
+            launch(&[&[("RANK", "5"), ("WORLD_SIZE", "8")], local.as_slice()].concat()).unwrap()
+        };
+        let own: DeviceName = "cuda".parse().unwrap();
+        assert_eq!(of("3", "4").device(own).unwrap(), DeviceName::OwnCuda(3));
+        assert_eq!(of("0", "1").device(own).unwrap(), DeviceName::OwnCuda(0));
+        assert_eq!(of("3", "4").device(DeviceName::Cpu).unwrap(), DeviceName::Cpu);
+        // One process a machine may choose.
+        assert_eq!(of("0", "1").device(DeviceName::Cuda(2)).unwrap(), DeviceName::Cuda(2));
+        for process in [of("0", "2"), of("1", "2"), of("1", "")] {
+            let error = process.device(DeviceName::Cuda(0)).unwrap_err().to_string();
+            assert!(
+                error.contains("--device cuda:0") && error.contains("use --device cuda,"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -3,19 +3,22 @@
 //! Each process is a *rank*. All compute the same weights: every rank takes its share of each step's images, the gradients are
 //! summed over ranks, and each updates its own copy. Only rank 0 writes.
 
-// For providers that send from memory.
-#[cfg(any(feature = "mpi", test))]
 mod buckets;
 mod exchange;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "cuda")]
+mod nccl;
+mod rendezvous;
+mod star;
+mod tcp;
 #[cfg(test)]
 pub(crate) mod threads;
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::Result;
 
@@ -24,6 +27,9 @@ pub use exchange::agree;
 pub use launch::{Launch, Launcher};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "cuda")]
+pub use nccl::Nccl;
+pub use tcp::Tcp;
 
 /// What ranks do together. Every rank calls the same methods in the same order; a call returns when all have made it.
 ///
@@ -34,6 +40,25 @@ pub trait Collective {
 
     /// Ranks in all, at least 1.
     fn size(&self) -> usize;
+
+    /// What the other ranks must know to sum tensors that live on `device`; each gets it in [`Collective::connect`].
+    ///
+    /// # Errors
+    /// What is missing on this machine.
+    fn introduce(&self, device: &Device) -> Result<Vec<u8>> {
+        let _ = device;
+        Ok(Vec::new())
+    }
+
+    /// Makes ready to sum tensors on `device`, given what every rank has said by [`Collective::introduce`], by rank. Before the first
+    /// sum.
+    ///
+    /// # Errors
+    /// Devices that cannot be connected, or a rank that is gone.
+    fn connect(&self, device: &Device, introductions: Vec<Vec<u8>>) -> Result<()> {
+        let _ = (device, introductions);
+        Ok(())
+    }
 
     /// The sum over ranks of every tensor, in the given order: f32 of the same shapes on every rank, the result where the
     /// tensor was.

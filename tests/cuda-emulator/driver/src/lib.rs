@@ -1,4 +1,4 @@
-//! CUDA's driver, cuBLASLt and what candle asks of cuBLAS and cuRAND, on the CPU: the kernels run in the emulator.
+//! CUDA's driver, cuBLASLt, NCCL and what candle asks of cuBLAS and cuRAND, on the CPU: the kernels run in the emulator.
 //!
 //! A program that loads this library in the place of CUDA's trains "on a GPU" on any machine, slowly: so tests run the host's
 //! whole side of it. Device memory is the host's, poisoned when it is given out and guarded at both ends; what streams
@@ -11,11 +11,13 @@
 mod blas;
 mod candle;
 mod memory;
+mod nccl;
 mod streams;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
     ptr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 type Status = c_int;
@@ -25,11 +27,24 @@ const INVALID_VALUE: Status = 1;
 const OUT_OF_MEMORY: Status = 2;
 const INVALID_DEVICE: Status = 101;
 const NOT_FOUND: Status = 500;
+const NOT_READY: Status = 600;
 const LAUNCH_FAILED: Status = 719;
 
-/// GPUs there are, from the environment: `EMULATED_GPUS`, else 1.
+/// The GPUs that the process sees, by number: of those of the machine, `EMULATED_GPUS` or 1, the ones that
+/// `CUDA_VISIBLE_DEVICES` lists, else all.
+fn visible() -> Vec<u64> {
+    let all = number("EMULATED_GPUS").unwrap_or(1);
+    match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) => list
+            .split(',')
+            .map_while(|gpu| gpu.trim().parse().ok().filter(|gpu| *gpu < all))
+            .collect(),
+        Err(_) => (0..all).collect(),
+    }
+}
+
 fn gpus() -> c_int {
-    number("EMULATED_GPUS").unwrap_or(1) as c_int
+    visible().len() as c_int
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -77,6 +92,16 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Stat
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
     // SAFETY: the caller gives room for a number.
     unsafe { *count = gpus() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> Status {
+    let Some(gpu) = visible().get(device as usize).copied() else {
+        return INVALID_DEVICE;
+    };
+    // SAFETY: the caller gives room for 16 bytes.
+    unsafe { *uuid = (0xe0u128 << 120 | u128::from(gpu)).to_be_bytes() };
     SUCCESS
 }
 
@@ -195,6 +220,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
     // SAFETY: the function is a name that `cuModuleGetFunction` gave.
     let kernel = unsafe { CStr::from_ptr(function.cast()) };
     let name = kernel.to_string_lossy();
+    // SAFETY: as below.
+    unsafe { spoil(&name, arguments) };
     // SAFETY: as above.
     streams::operation(stream, &unsafe { pointers(kernel, arguments) });
     // SAFETY: the caller gives as many arguments as the kernel declares.
@@ -229,6 +256,18 @@ unsafe fn pointers(kernel: &CStr, arguments: *mut *mut c_void) -> Vec<usize> {
     // SAFETY: as promised by the caller; CUDA gives the address of each argument.
     wide.map(|(number, _)| unsafe { *(*arguments.add(number)).cast::<usize>() })
         .collect()
+}
+
+/// With `EMULATED_NAN=N` the N-th GELU and those after it find a NaN in their input.
+///
+/// # Safety
+/// The arguments are the kernel's.
+unsafe fn spoil(kernel: &str, arguments: *mut *mut c_void) {
+    static GELUS: AtomicU64 = AtomicU64::new(0);
+    if kernel == "gelu_f32" && number("EMULATED_NAN").is_some_and(|first| GELUS.fetch_add(1, Relaxed) + 1 >= first) {
+        // SAFETY: its first argument is the address of its input, of which there is at least one value.
+        unsafe { ptr::with_exposed_provenance_mut::<f32>(*(*arguments).cast::<usize>()).write(f32::NAN) };
+    }
 }
 
 // cuBLAS and cuRAND are opened by candle and not called by anything that trains.

@@ -42,6 +42,13 @@ pub fn poison(address: usize, bytes: usize) {
     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(address), POISON, bytes) };
 }
 
+/// Whether a range lies in one piece.
+pub fn has(address: usize, bytes: usize) -> bool {
+    let pieces = PIECES.lock().unwrap_or_else(PoisonError::into_inner);
+    let piece = pieces.range(..=address).next_back();
+    piece.is_some_and(|(start, length)| address + bytes <= start + length)
+}
+
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.checked_add(2 * GUARD)?, GUARD).ok()
 }

@@ -14,9 +14,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{INVALID_VALUE, SUCCESS, Status, memory};
-
-const NOT_READY: Status = 600;
+use super::{INVALID_VALUE, NOT_READY, SUCCESS, Status, memory, nccl};
 
 /// How far each stream is known to be: a number of its operations.
 type Known = BTreeMap<usize, u64>;
@@ -318,6 +316,9 @@ pub extern "C" fn cuEventSynchronize(event: *mut c_void) -> Status {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: *mut c_void) -> Status {
+    if nccl::is_stuck() {
+        return NOT_READY;
+    }
     with(|world| {
         let Some(Some(event)) = world.events.get(&event.addr()) else {
             return SUCCESS;
