@@ -32,16 +32,23 @@ fn count(memory: &mut [u8]) -> Result<String<200>, &'static str> {
     // The first call starts the counter.
     start::emulated_instructions();
     let before = start::emulated_instructions().ok_or("this processor counts no instructions")?;
-    let encoder = Encoder::from_bytes(bytes).map_err(|_| "no encoder that this program reads lies at TEC_ENCODER_AT")?;
+    let encoder =
+        Encoder::from_bytes(bytes).map_err(|_| "no encoder that this program reads lies at TEC_ENCODER_AT")?;
     let opened = start::emulated_instructions().unwrap_or(0);
     let len = encoder.scratch_len(Outputs::MEAN);
-    let (scratch, rest) = memory.split_at_mut_checked(len.next_multiple_of(ALIGNMENT)).ok_or("too little memory")?;
-    let (pixels, rest) = rest.split_at_mut_checked(encoder.geometry().image_len()).ok_or("too little memory")?;
+    let (scratch, rest) = memory
+        .split_at_mut_checked(len.next_multiple_of(ALIGNMENT))
+        .ok_or("too little memory")?;
+    let (pixels, rest) = rest
+        .split_at_mut_checked(encoder.geometry().image_len())
+        .ok_or("too little memory")?;
     for (i, pixel) in pixels.iter_mut().enumerate() {
         *pixel = (i * 89 % 251) as u8;
     }
     let skip = rest.as_ptr().align_offset(ALIGNMENT);
-    let mean = rest.get_mut(skip..skip + 2 * encoder.geometry().dim).ok_or("too little memory")?;
+    let mean = rest
+        .get_mut(skip..skip + 2 * encoder.geometry().dim)
+        .ok_or("too little memory")?;
     let mean = bytemuck::try_cast_slice_mut::<u8, i16>(mean).map_err(|_| "memory is not aligned")?;
     let out = Output {
         mean: Some(mean),
@@ -49,9 +56,13 @@ fn count(memory: &mut [u8]) -> Result<String<200>, &'static str> {
     };
     let started = start::emulated_instructions().unwrap_or(0);
     let image = Image::Pixels(pixels);
-    encoder.encode(image, scratch, out).map_err(|_| "the image was not encoded")?;
+    encoder
+        .encode(image, scratch, out)
+        .map_err(|_| "the image was not encoded")?;
     let ended = start::emulated_instructions().unwrap_or(0);
-    let hash = mean.iter().fold(0u32, |hash, &x| hash.wrapping_mul(31).wrapping_add(x as u16 as u32));
+    let hash = mean
+        .iter()
+        .fold(0u32, |hash, &x| hash.wrapping_mul(31).wrapping_add(x as u16 as u32));
     let mut text = String::new();
     let _ = writeln!(
         text,
