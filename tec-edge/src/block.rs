@@ -116,18 +116,21 @@ impl<'a> Block<'a> {
             self.trace_factors(kernel, trace, Stage::Norm1, share.start + first, inputs);
             let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
             self.qkv.apply(kernel, inputs, panels, |row, output, values| {
-                for (token, values) in (first + row..).zip(values) {
-                    if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
-                        let values = limited(values);
+                let rows = (first + row..).zip(values);
+                if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                    let (keys, values) = (shape.keys(channel.head), shape.values(channel.head));
+                    for (token, lanes) in rows {
+                        let lanes = kernel.narrow(lanes);
                         if which == 1 {
-                            let at = shape.keys(channel.head) + place(token, channel.number, width);
-                            put_key(kernel, &values, kept, at);
+                            put_key(kernel, &lanes, kept, keys + place(token, channel.number, width));
                         } else {
-                            let at = shape.values(channel.head) + place(channel.number, token, shape.tokens);
-                            put_value(&values, kept, at);
+                            let panel = values + place(channel.number, 0, shape.tokens);
+                            put_value(&lanes, kept, panel, token);
                         }
-                        continue;
                     }
+                    return;
+                }
+                for (token, values) in rows {
                     for (channel, value) in self.channels(output, 1, values) {
                         let at = shape.keys(channel.head) + place(token, channel.number, width);
                         write(kept, at, kernel.key(value));
@@ -205,12 +208,14 @@ impl<'a> Block<'a> {
         }
         self.qkv
             .apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
-                for (token, values) in (row..).zip(values) {
-                    if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
-                        let at = (token * self.heads + channel.head) * head_stride + channel.number;
-                        kernel.put(&limited(values), queries, at);
-                        continue;
+                if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                    let first = (row * self.heads + channel.head) * head_stride + channel.number;
+                    for (row, values) in values.iter().enumerate() {
+                        kernel.put(&kernel.narrow(values), queries, first + row * self.heads * head_stride);
                     }
+                    return;
+                }
+                for (token, values) in (row..).zip(values) {
                     for (channel, value) in self.channels(output, 0, values) {
                         let at = (token * self.heads + channel.head) * head_stride + kernel.at(channel.number);
                         write(queries, at, kernel.factor(value));
@@ -363,7 +368,7 @@ impl<'a> Block<'a> {
             .apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
                 for (token, values) in (row..).zip(values) {
                     let used = PANEL.min(width - output);
-                    let before = limited(values);
+                    let before = kernel.narrow(values);
                     let after = before.map(|value| gelu(self.gelu, value));
                     let row = part_mut(hidden, token * hidden_stride, padded(width));
                     kernel.put(&after, row, output);
@@ -485,12 +490,6 @@ struct Channel {
     number: usize,
 }
 
-/// Limited to i8.
-#[inline(always)]
-fn limited(values: &Lanes<i16>) -> Lanes<i8> {
-    values.map(|value| value.clamp(i8::MIN.into(), i8::MAX.into()) as i8)
-}
-
 /// Adds a panel's outputs to a token's channels, as many as there are.
 #[inline(always)]
 pub(crate) fn add(slots: &mut [i16], values: &Lanes<i16>) {
@@ -514,11 +513,14 @@ fn put_key<K: Kernel>(kernel: K, values: &Lanes<i8>, kept: &mut [i8], at: usize)
     }
 }
 
-/// Keeps a panel's channels of a value, of which the first lies at `at`.
+/// Keeps a panel's channels of a token's value; the panel of values begins at `at`.
 #[inline(always)]
-fn put_value(values: &Lanes<i8>, kept: &mut [i8], at: usize) {
-    for (slot, &value) in part_mut(kept, at, PANEL * QUAD).iter_mut().step_by(QUAD).zip(values) {
-        *slot = value;
+fn put_value(values: &Lanes<i8>, kept: &mut [i8], at: usize, token: usize) {
+    let quads = kept.get_mut(at + token / QUAD * (PANEL * QUAD)..).unwrap_or_default();
+    if let Some(quad) = quads.first_chunk_mut::<{ PANEL * QUAD }>() {
+        for (slots, &value) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(values) {
+            slots[token % QUAD] = value;
+        }
     }
 }
 

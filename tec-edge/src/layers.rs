@@ -45,13 +45,13 @@ impl Linear<'_> {
     ) {
         let stride = stride::<K>(self.inner);
         let panel_len = padded(self.inner) * PANEL;
+        let (mut sums, mut values) = (K::Sums::ZERO, K::Values::ZERO);
         for panel in panels {
             let output = panel * PANEL;
             let weights = part(self.weight, panel * panel_len, panel_len);
             let (bias, multiplier) = (self.bias.lanes(output), self.multiplier.lanes(output));
             for (group, rows) in inputs.chunks((K::ROWS * stride).max(1)).enumerate() {
                 let count = rows.len() / stride.max(1);
-                let (mut sums, mut values) = (K::Sums::ZERO, K::Values::ZERO);
                 let (Some(sums), Some(values)) = (sums.as_mut().get_mut(..count), values.as_mut().get_mut(..count))
                 else {
                     continue;

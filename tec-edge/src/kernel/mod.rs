@@ -66,6 +66,12 @@ pub(crate) trait Kernel: Copy + Send + Sync {
         input
     }
 
+    /// Limits a layer's outputs to i8.
+    #[inline(always)]
+    fn narrow(self, values: &Lanes<i16>) -> Lanes<i8> {
+        values.map(|value| value.clamp(i8::MIN.into(), i8::MAX.into()) as i8)
+    }
+
     /// Puts activations into a row, `first` and the following, a multiple of a quad; those that the row has no place for are left out.
     #[inline(always)]
     fn put(self, values: &Lanes<i8>, row: &mut [Self::Factor], first: usize) {

@@ -49,6 +49,11 @@ impl Kernel for Avx2 {
         factor as i8
     }
 
+    fn narrow(self, values: &Lanes<i16>) -> Lanes<i8> {
+        // SAFETY: the value of this type proves that the processor has AVX2.
+        unsafe { narrow(values) }
+    }
+
     fn put(self, values: &Lanes<i8>, row: &mut [i16], first: usize) {
         match row.get_mut(first..).and_then(<[i16]>::first_chunk_mut) {
             Some(whole) => *whole = values.map(i16::from),
@@ -107,6 +112,13 @@ impl Kernel for Avx2 {
         // SAFETY: the value of this type proves that the processor has AVX2.
         unsafe { softmax(scores, multiplier, shift, weights) }
     }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn narrow(values: &Lanes<i16>) -> Lanes<i8> {
+    let [low, high]: [__m128i; 2] = cast(*values);
+    cast(_mm_packs_epi16(low, high))
 }
 
 /// Adds the products of `ROWS` rows with a panel.
