@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 use crate::kernel::Scalar;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
-use crate::kernel::x86::Avx2;
+use crate::kernel::x86::{Avx2, Avx512, AvxVnni};
 use crate::layers::{self, Linear, Norm};
 use crate::plan::Plan;
 use crate::run::Run;
@@ -28,6 +28,10 @@ enum Which {
     #[cfg(not(all(feature = "simd", tec_dsp)))]
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+    Avx512(Avx512),
+    #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+    AvxVnni(AvxVnni),
+    #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
     #[cfg(all(feature = "simd", tec_dsp))]
     Dsp(Dsp),
@@ -42,6 +46,10 @@ macro_rules! with_kernel {
                 let $kernel = Scalar;
                 $do
             }
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::Avx512($kernel) => $do,
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::AvxVnni($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
@@ -58,6 +66,10 @@ impl BackEnd {
     /// Those that this processor can execute, the best first.
     pub fn all() -> impl Iterator<Item = Self> {
         let all = [
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Avx512::new().map(Which::Avx512),
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            AvxVnni::new().map(Which::AvxVnni),
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
             #[cfg(all(feature = "simd", tec_dsp))]
@@ -77,11 +89,15 @@ impl BackEnd {
         Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`, `dsp`.
+    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni` or `dsp`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             #[cfg(not(all(feature = "simd", tec_dsp)))]
             Which::Scalar => "scalar",
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::Avx512(_) => "avx512-vnni",
+            #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+            Which::AvxVnni(_) => "avx-vnni",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
             #[cfg(all(feature = "simd", tec_dsp))]
@@ -156,4 +172,18 @@ fn run<K: Kernel>(
         image,
     };
     run.run(scratch, out, trace)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn every_kernel_computes_what_is_defined() {
+        for back_end in BackEnd::all() {
+            std::println!("{}", back_end.name());
+            with_kernel!(back_end, kernel => crate::kernel::tests::check(kernel));
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod dsp;
 mod narrow;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 mod scalar;
+#[cfg(test)]
+pub(crate) mod tests;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 pub(crate) mod x86;
 

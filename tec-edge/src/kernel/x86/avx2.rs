@@ -100,9 +100,8 @@ impl Kernel for Avx2 {
         unsafe { requantize(sums, bias, multiplier, shift, values) }
     }
 
-    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
-        // SAFETY: the value of this type proves that the processor has AVX2.
-        unsafe { normalize(norm, token, out) }
+    fn norm(self, norm_of: &Norm<'_>, token: &[i16], out: &mut [i16]) {
+        norm(self, norm_of, token, out);
     }
 
     fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
@@ -119,6 +118,31 @@ impl Kernel for Avx2 {
 fn narrow(values: &Lanes<i16>) -> Lanes<i8> {
     let [low, high]: [__m128i; 2] = cast(*values);
     cast(_mm_packs_epi16(low, high))
+}
+
+/// A factor that eight values of 16 bits, all of them within i8, can become.
+pub(super) trait Slot: From<i8> {
+    fn fill(slots: &mut [Self; 8], values: __m128i);
+}
+
+impl Slot for i16 {
+    #[inline(always)]
+    fn fill(slots: &mut [Self; 8], values: __m128i) {
+        *slots = cast(values);
+    }
+}
+
+impl Slot for i8 {
+    #[inline(always)]
+    fn fill(slots: &mut [Self; 8], values: __m128i) {
+        *slots = cast::<_, [i16; 8]>(values).map(|value| value as i8);
+    }
+}
+
+/// A token's norm as factors; `_avx2` proves that the processor has AVX2.
+pub(super) fn norm<T: Slot>(_avx2: Avx2, norm: &Norm<'_>, token: &[i16], out: &mut [T]) {
+    // SAFETY: as the argument proves.
+    unsafe { normalize(norm, token, out) }
 }
 
 /// Adds the products of `ROWS` rows with a panel.
@@ -181,7 +205,7 @@ fn requantize(sums: &[Lanes<i32>], bias: &Lanes<i32>, multiplier: &Lanes<i32>, s
 }
 
 #[target_feature(enable = "avx2")]
-fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
+fn normalize<T: Slot>(norm: &Norm<'_>, token: &[i16], out: &mut [T]) {
     let (sum, squares) = sums(token);
     let row = NormRow::from_sums(token.len(), sum, squares, norm.epsilon);
     let (eights, rest) = token.as_chunks::<8>();
@@ -226,7 +250,7 @@ fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
         let odd = affine(upper(normalized), upper(multiplier), upper(offset));
         let words = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
         let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(words, words));
-        *out = cast(_mm256_castsi256_si128(packed));
+        T::fill(out, _mm256_castsi256_si128(packed));
     }
     if !rest.is_empty() {
         scalar_norm(&row, norm, token, out, vectors);
@@ -263,7 +287,7 @@ fn sums(row: &[i16]) -> (i64, i64) {
 }
 
 /// The values from `start` on.
-fn scalar_norm(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: &mut [i16], start: usize) {
+fn scalar_norm<T: From<i8>>(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: &mut [T], start: usize) {
     let out = out.get_mut(start..).unwrap_or_default();
     norm.values(row, token, start, |i, value| {
         if let Some(slot) = out.get_mut(i) {

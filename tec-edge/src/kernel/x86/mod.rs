@@ -1,5 +1,10 @@
 //! Kernels for x86-64.
 
 mod avx2;
+mod avx512;
+mod avx_vnni;
+mod vnni;
 
+pub(crate) use avx_vnni::AvxVnni;
 pub(crate) use avx2::Avx2;
+pub(crate) use avx512::Avx512;
