@@ -493,12 +493,13 @@ struct Channel {
 /// Adds a panel's outputs to a token's channels, as many as there are.
 #[inline(always)]
 pub(crate) fn add(slots: &mut [i16], values: &Lanes<i16>) {
+    let sum = |token: i16, value| token.saturating_add(value);
     match slots.first_chunk_mut::<PANEL>() {
-        Some(slots) => *slots = core::array::from_fn(|i| slots[i].saturating_add(values[i])),
+        Some(slots) => *slots = core::array::from_fn(|i| sum(slots[i], values[i])),
         None => slots
             .iter_mut()
             .zip(values)
-            .for_each(|(slot, &value)| *slot = slot.saturating_add(value)),
+            .for_each(|(slot, &value)| *slot = sum(*slot, value)),
     }
 }
 
