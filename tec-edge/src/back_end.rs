@@ -7,6 +7,8 @@ use crate::kernel::Dsp;
 use crate::kernel::Kernel;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 use crate::kernel::Scalar;
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+use crate::kernel::Wasm;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
 use crate::layers::{self, Linear, Norm};
@@ -29,6 +31,8 @@ enum Which {
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
+    #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm(Wasm),
     #[cfg(all(feature = "simd", tec_dsp))]
     Dsp(Dsp),
 }
@@ -44,6 +48,8 @@ macro_rules! with_kernel {
             }
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Which::Wasm($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp($kernel) => $do,
         }
@@ -60,6 +66,8 @@ impl BackEnd {
         let all = [
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Some(Which::Wasm(Wasm)),
             #[cfg(all(feature = "simd", tec_dsp))]
             Some(Which::Dsp(Dsp)),
             #[cfg(not(all(feature = "simd", tec_dsp)))]
@@ -84,6 +92,8 @@ impl BackEnd {
             Which::Scalar => "scalar",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Which::Wasm(_) => "wasm-simd128",
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp(_) => "dsp",
         }

@@ -8,6 +8,8 @@ mod dsp;
 mod narrow;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 mod scalar;
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 pub(crate) mod x86;
 
@@ -21,6 +23,8 @@ use crate::panel::PANEL;
 pub(crate) use dsp::Dsp;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 pub(crate) use scalar::Scalar;
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) use wasm::Wasm;
 
 /// One value for each output of a panel.
 pub(crate) type Lanes<T> = [T; PANEL];

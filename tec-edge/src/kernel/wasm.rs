@@ -1,0 +1,134 @@
+//! WebAssembly's vectors of 128 bits: activations as i16, weights widened to i16 as they are read, `i32x4.dot_i16x8_s`.
+//!
+//! A program in WebAssembly either has these instructions or is not loaded, so nothing is asked at run time.
+
+use core::arch::wasm32::*;
+
+use bytemuck::cast;
+
+use super::{Kernel, Lanes, narrow, rows};
+use crate::layers::Norm;
+use crate::panel::{PANEL, QUAD};
+
+/// A quad of all outputs of a panel.
+type Weights = [i8; PANEL * QUAD];
+/// A quad of a row.
+type Factors = [i16; QUAD];
+
+/// Vectors of 128 bits, which every program with this module has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wasm;
+
+impl Kernel for Wasm {
+    type Factor = i16;
+    type Sums = [Lanes<i32>; Self::ROWS];
+    type Values = [Lanes<i16>; Self::ROWS];
+    const ROWS: usize = 4;
+
+    fn factor(self, q: i8) -> i16 {
+        q.into()
+    }
+
+    fn activation(self, factor: i16) -> i8 {
+        factor as i8
+    }
+
+    fn put(self, values: &Lanes<i8>, row: &mut [i16], first: usize) {
+        let row = row.get_mut(first..).unwrap_or_default();
+        match row.first_chunk_mut() {
+            Some(whole) => *whole = values.map(i16::from),
+            None => row.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value.into()),
+        }
+    }
+
+    fn products(self, activations: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
+        sums.fill([0; PANEL]);
+        self.weighted(activations, stride, panel, sums);
+    }
+
+    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
+        let quads = values.as_chunks().0;
+        match sums.len() {
+            1 => add_products::<1>(weights, stride, quads, sums),
+            2 => add_products::<2>(weights, stride, quads, sums),
+            3 => add_products::<3>(weights, stride, quads, sums),
+            _ => add_products::<4>(weights, stride, quads, sums),
+        }
+    }
+
+    fn requantize(
+        self,
+        sums: &[Lanes<i32>],
+        bias: &Lanes<i32>,
+        multiplier: &Lanes<i32>,
+        shift: u32,
+        values: &mut [Lanes<i16>],
+    ) {
+        match shift.checked_sub(32) {
+            Some(rest @ 0..=30) => requantize(sums, bias, multiplier, rest, values),
+            _ => narrow::requantize(sums, bias, multiplier, shift, values),
+        }
+    }
+
+    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
+        narrow::norm(norm, token, |i, value| {
+            if let Some(slot) = out.get_mut(i) {
+                *slot = value.into();
+            }
+        });
+    }
+}
+
+/// Adds the products of `ROWS` rows with a panel, four outputs at a time: as many sums as an x86 processor has registers for.
+#[inline(never)]
+fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weights], sums: &mut [Lanes<i32>]) {
+    let count = quads.len();
+    let mut row: [&[Factors]; ROWS] = [&[]; ROWS];
+    for (slot, found) in row.iter_mut().zip(rows(factors, stride, count * QUAD)) {
+        *slot = found.as_chunks().0;
+    }
+    let (Some(sums), true) = (sums.first_chunk_mut::<ROWS>(), row.iter().all(|row| row.len() == count)) else {
+        return;
+    };
+    for four in 0..PANEL / QUAD {
+        // A vector: two outputs, each as the sums of its even and its odd pairs.
+        let mut vectors = [[i32x4_splat(0); 2]; ROWS];
+        for (quad, weights) in quads.iter().enumerate() {
+            let fours: [v128; PANEL / QUAD] = cast(*weights);
+            let first = i16x8_extend_low_i8x16(fours[four]);
+            let second = i16x8_extend_high_i8x16(fours[four]);
+            for (vectors, row) in vectors.iter_mut().zip(row) {
+                let factors = i64x2_splat(cast(row[quad]));
+                vectors[0] = i32x4_add(vectors[0], i32x4_dot_i16x8(first, factors));
+                vectors[1] = i32x4_add(vectors[1], i32x4_dot_i16x8(second, factors));
+            }
+        }
+        for ([first, second], sums) in vectors.into_iter().zip(sums.iter_mut()) {
+            let even = i32x4_shuffle::<0, 2, 4, 6>(first, second);
+            let odd = i32x4_shuffle::<1, 3, 5, 7>(first, second);
+            let slot = &mut sums.as_chunks_mut::<4>().0[four];
+            *slot = cast(i32x4_add(cast(*slot), i32x4_add(even, odd)));
+        }
+    }
+}
+
+/// Products are below 2^62: with half added, their upper words are what is left, of which `rest` bits remain to be dropped.
+#[inline(never)]
+fn requantize(sums: &[Lanes<i32>], bias: &Lanes<i32>, multiplier: &Lanes<i32>, rest: u32, values: &mut [Lanes<i16>]) {
+    let half = i64x2_splat(1 << (rest + 31));
+    let bias: [v128; 4] = cast(*bias);
+    let multiplier: [v128; 4] = cast(*multiplier);
+    for (sums, values) in sums.iter().zip(values) {
+        let sums: [v128; 4] = cast(*sums);
+        let words: [v128; 4] = core::array::from_fn(|i| {
+            let sum = i32x4_add(sums[i], bias[i]);
+            let first = i64x2_add(i64x2_extmul_low_i32x4(sum, multiplier[i]), half);
+            let second = i64x2_add(i64x2_extmul_high_i32x4(sum, multiplier[i]), half);
+            i32x4_shr(i32x4_shuffle::<1, 3, 5, 7>(first, second), rest)
+        });
+        *values = cast([
+            i16x8_narrow_i32x4(words[0], words[1]),
+            i16x8_narrow_i32x4(words[2], words[3]),
+        ]);
+    }
+}
