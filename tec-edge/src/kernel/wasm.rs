@@ -37,7 +37,10 @@ impl Kernel for Wasm {
         let row = row.get_mut(first..).unwrap_or_default();
         match row.first_chunk_mut() {
             Some(whole) => *whole = values.map(i16::from),
-            None => row.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value.into()),
+            None => row
+                .iter_mut()
+                .zip(values)
+                .for_each(|(slot, &value)| *slot = value.into()),
         }
     }
 
@@ -48,11 +51,15 @@ impl Kernel for Wasm {
 
     fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
         let quads = values.as_chunks().0;
-        match sums.len() {
-            1 => add_products::<1>(weights, stride, quads, sums),
-            2 => add_products::<2>(weights, stride, quads, sums),
-            3 => add_products::<3>(weights, stride, quads, sums),
-            _ => add_products::<4>(weights, stride, quads, sums),
+        let mut rows = rows(weights, stride, quads.len() * QUAD).map(|row| row.as_chunks().0);
+        if let [a, b, c, d] = sums {
+            if let (Some(first), Some(second), Some(third), Some(fourth)) =
+                (rows.next(), rows.next(), rows.next(), rows.next())
+            {
+                four_rows([first, second, third, fourth], quads, [a, b, c, d]);
+            }
+        } else {
+            rows.zip(sums).for_each(|(row, sums)| one_row([row], quads, [sums]));
         }
     }
 
@@ -79,37 +86,43 @@ impl Kernel for Wasm {
     }
 }
 
-/// Adds the products of `ROWS` rows with a panel, four outputs at a time: as many sums as an x86 processor has registers for.
-#[inline(never)]
-fn add_products<const ROWS: usize>(factors: &[i16], stride: usize, quads: &[Weights], sums: &mut [Lanes<i32>]) {
-    let count = quads.len();
-    let mut row: [&[Factors]; ROWS] = [&[]; ROWS];
-    for (slot, found) in row.iter_mut().zip(rows(factors, stride, count * QUAD)) {
-        *slot = found.as_chunks().0;
-    }
-    let (Some(sums), true) = (sums.first_chunk_mut::<ROWS>(), row.iter().all(|row| row.len() == count)) else {
-        return;
-    };
-    for four in 0..PANEL / QUAD {
-        // A vector: two outputs, each as the sums of its even and its odd pairs.
-        let mut vectors = [[i32x4_splat(0); 2]; ROWS];
-        for (quad, weights) in quads.iter().enumerate() {
-            let fours: [v128; PANEL / QUAD] = cast(*weights);
-            let first = i16x8_extend_low_i8x16(fours[four]);
-            let second = i16x8_extend_high_i8x16(fours[four]);
-            for (vectors, row) in vectors.iter_mut().zip(row) {
-                let factors = i64x2_splat(cast(row[quad]));
-                vectors[0] = i32x4_add(vectors[0], i32x4_dot_i16x8(first, factors));
-                vectors[1] = i32x4_add(vectors[1], i32x4_dot_i16x8(second, factors));
+/// A function that adds the products of some rows with a panel, four outputs at a time: as many sums as an x86 processor has registers
+/// for. A macro, because compilers asked for small programs would keep a loop over rows, and with it the sums in memory.
+macro_rules! add_products {
+    ($name:ident, $count:literal: $($row:ident $sums:ident $first:ident $second:ident),+) => {
+        #[inline(never)]
+        fn $name([$($row),+]: [&[Factors]; $count], quads: &[Weights], [$($sums),+]: [&mut Lanes<i32>; $count]) {
+            let ($(Some($row),)+) = ($($row.get(..quads.len()),)+) else {
+                return;
+            };
+            for four in 0..PANEL / QUAD {
+                // A vector: two outputs, each as the sums of its even and its odd pairs.
+                $(let (mut $first, mut $second) = (i32x4_splat(0), i32x4_splat(0));)+
+                for (quad, weights) in quads.iter().enumerate() {
+                    let weights = cast(weights.as_chunks::<16>().0[four]);
+                    let first = i16x8_extend_low_i8x16(weights);
+                    let second = i16x8_extend_high_i8x16(weights);
+                    $(
+                        let factors = i64x2_splat(cast($row[quad]));
+                        $first = i32x4_add($first, i32x4_dot_i16x8(first, factors));
+                        $second = i32x4_add($second, i32x4_dot_i16x8(second, factors));
+                    )+
+                }
+                $(add_pairs($first, $second, &mut $sums.as_chunks_mut().0[four]);)+
             }
         }
-        for ([first, second], sums) in vectors.into_iter().zip(sums.iter_mut()) {
-            let even = i32x4_shuffle::<0, 2, 4, 6>(first, second);
-            let odd = i32x4_shuffle::<1, 3, 5, 7>(first, second);
-            let slot = &mut sums.as_chunks_mut::<4>().0[four];
-            *slot = cast(i32x4_add(cast(*slot), i32x4_add(even, odd)));
-        }
-    }
+    };
+}
+
+add_products!(one_row, 1: row sums a0 a1);
+add_products!(four_rows, 4: row sums a0 a1, row1 sums1 b0 b1, row2 sums2 c0 c1, row3 sums3 d0 d1);
+
+/// Adds the pairs of two vectors to four sums.
+#[inline(always)]
+fn add_pairs(first: v128, second: v128, sums: &mut [i32; 4]) {
+    let even = i32x4_shuffle::<0, 2, 4, 6>(first, second);
+    let odd = i32x4_shuffle::<1, 3, 5, 7>(first, second);
+    *sums = cast(i32x4_add(cast(*sums), i32x4_add(even, odd)));
 }
 
 /// Products are below 2^62: with half added, their upper words are what is left, of which `rest` bits remain to be dropped.
@@ -120,15 +133,15 @@ fn requantize(sums: &[Lanes<i32>], bias: &Lanes<i32>, multiplier: &Lanes<i32>, r
     let multiplier: [v128; 4] = cast(*multiplier);
     for (sums, values) in sums.iter().zip(values) {
         let sums: [v128; 4] = cast(*sums);
-        let words: [v128; 4] = core::array::from_fn(|i| {
+        let words = |i: usize| {
             let sum = i32x4_add(sums[i], bias[i]);
             let first = i64x2_add(i64x2_extmul_low_i32x4(sum, multiplier[i]), half);
             let second = i64x2_add(i64x2_extmul_high_i32x4(sum, multiplier[i]), half);
             i32x4_shr(i32x4_shuffle::<1, 3, 5, 7>(first, second), rest)
-        });
+        };
         *values = cast([
-            i16x8_narrow_i32x4(words[0], words[1]),
-            i16x8_narrow_i32x4(words[2], words[3]),
+            i16x8_narrow_i32x4(words(0), words(1)),
+            i16x8_narrow_i32x4(words(2), words(3)),
         ]);
     }
 }
