@@ -98,12 +98,15 @@ macro_rules! add_products {
             for four in 0..PANEL / QUAD {
                 // A vector: two outputs, each as the sums of its even and its odd pairs.
                 $(let (mut $first, mut $second) = (i32x4_splat(0), i32x4_splat(0));)+
-                for (quad, weights) in quads.iter().enumerate() {
+                for quad in 0..quads.len() {
+                    let (Some(weights), $(Some($row)),+) = (quads.get(quad), $($row.get(quad)),+) else {
+                        break;
+                    };
                     let weights = cast(weights.as_chunks::<16>().0[four]);
                     let first = i16x8_extend_low_i8x16(weights);
                     let second = i16x8_extend_high_i8x16(weights);
                     $(
-                        let factors = i64x2_splat(cast($row[quad]));
+                        let factors = i64x2_splat(cast(*$row));
                         $first = i32x4_add($first, i32x4_dot_i16x8(first, factors));
                         $second = i32x4_add($second, i32x4_dot_i16x8(second, factors));
                     )+
