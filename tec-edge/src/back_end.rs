@@ -9,6 +9,8 @@ use crate::kernel::Kernel;
 use crate::kernel::Scalar;
 #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
 use crate::kernel::Wasm;
+#[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+use crate::kernel::aarch64::{Dotprod, Neon};
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
 use crate::layers::{self, Linear, Norm};
@@ -31,6 +33,10 @@ enum Which {
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
+    #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+    Dotprod(Dotprod),
+    #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+    Neon(Neon),
     #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
     Wasm(Wasm),
     #[cfg(all(feature = "simd", tec_dsp))]
@@ -48,6 +54,10 @@ macro_rules! with_kernel {
             }
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Which::Dotprod($kernel) => $do,
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Which::Neon($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Which::Wasm($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
@@ -66,6 +76,10 @@ impl BackEnd {
         let all = [
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Dotprod::new().map(Which::Dotprod),
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Some(Which::Neon(Neon)),
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Some(Which::Wasm(Wasm)),
             #[cfg(all(feature = "simd", tec_dsp))]
@@ -85,13 +99,17 @@ impl BackEnd {
         Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`, `dsp`.
+    /// Its name: `scalar`, `avx2`, `neon`, `neon-dotprod`, `wasm-simd128`, `dsp`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             #[cfg(not(all(feature = "simd", tec_dsp)))]
             Which::Scalar => "scalar",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Which::Dotprod(_) => "neon-dotprod",
+            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            Which::Neon(_) => "neon",
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Which::Wasm(_) => "wasm-simd128",
             #[cfg(all(feature = "simd", tec_dsp))]
