@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::kernel::Scalar;
 #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
 use crate::kernel::Wasm;
-#[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+#[cfg(all(feature = "simd", tec_neon))]
 use crate::kernel::aarch64::{Dotprod, Neon};
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
@@ -33,9 +33,9 @@ enum Which {
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
-    #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+    #[cfg(all(feature = "simd", tec_neon))]
     Dotprod(Dotprod),
-    #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+    #[cfg(all(feature = "simd", tec_neon))]
     Neon(Neon),
     #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
     Wasm(Wasm),
@@ -54,9 +54,9 @@ macro_rules! with_kernel {
             }
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Dotprod($kernel) => $do,
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Which::Wasm($kernel) => $do,
@@ -76,9 +76,9 @@ impl BackEnd {
         let all = [
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Dotprod::new().map(Which::Dotprod),
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Some(Which::Neon(Neon)),
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Some(Which::Wasm(Wasm)),
@@ -106,9 +106,9 @@ impl BackEnd {
             Which::Scalar => "scalar",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Dotprod(_) => "neon-dotprod",
-            #[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon(_) => "neon",
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Which::Wasm(_) => "wasm-simd128",

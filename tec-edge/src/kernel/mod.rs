@@ -3,7 +3,7 @@
 //! The scalar kernel is plain Rust over `tec_core::integer` and forbids nothing a compiler may do; the others are tested against it,
 //! whole encoders and single calls, over the whole range of their arguments.
 
-#[cfg(all(feature = "simd", target_arch = "aarch64", target_feature = "neon"))]
+#[cfg(all(feature = "simd", tec_neon))]
 pub(crate) mod aarch64;
 #[cfg(all(feature = "simd", tec_dsp))]
 mod dsp;

@@ -87,6 +87,10 @@ impl Kernel for Dotprod {
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
         Neon.norm(norm, token, out);
     }
+
+    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        Neon.softmax(scores, multiplier, shift, weights)
+    }
 }
 
 /// Adds to each of four sums the products of a quad of its output with one of a row.
@@ -113,6 +117,9 @@ macro_rules! products {
         #[target_feature(enable = "neon,dotprod")]
         #[inline(never)]
         fn $name([$($row),+]: [&[i32]; $count], quads: &[Weights], [$($sums),+]: [&mut Lanes<i32>; $count]) {
+            let ($(Some($row),)+) = ($($row.get(..quads.len()),)+) else {
+                return;
+            };
             $(let (mut $a, mut $b, mut $c, mut $d) = (
                 vdupq_n_s32(0),
                 vdupq_n_s32(0),

@@ -2,6 +2,8 @@
 
 mod dotprod;
 mod neon;
+mod norm;
+mod softmax;
 
 pub(crate) use dotprod::Dotprod;
 pub(crate) use neon::Neon;

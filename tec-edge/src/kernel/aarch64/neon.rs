@@ -8,6 +8,8 @@ use core::arch::aarch64::*;
 
 use bytemuck::{cast, try_cast_slice};
 
+use super::norm::normalize;
+use super::softmax::softmax;
 use crate::kernel::{Kernel, Lanes, Scalar, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
@@ -95,11 +97,13 @@ impl Kernel for Neon {
     }
 
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
-        narrow::norm(norm, token, |i, value| {
-            if let Some(slot) = out.get_mut(i) {
-                *slot = value;
-            }
-        });
+        // SAFETY: as above.
+        unsafe { normalize(norm, token, out) }
+    }
+
+    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        // SAFETY: as above.
+        unsafe { softmax(scores, multiplier, shift, weights) }
     }
 }
 
@@ -110,6 +114,9 @@ macro_rules! products {
         #[target_feature(enable = "neon")]
         #[inline(never)]
         fn $name([$($row),+]: [&[i32]; $count], quads: &[Weights], [$($sums),+]: [&mut Lanes<i32>; $count]) {
+            let ($(Some($row),)+) = ($($row.get(..quads.len()),)+) else {
+                return;
+            };
             for half in 0..2 {
                 // A vector: two outputs, each as the sums of its even and its odd pairs.
                 $(let (mut $a, mut $b, mut $c, mut $d) = (
@@ -146,6 +153,9 @@ macro_rules! weighted {
         #[target_feature(enable = "neon")]
         #[inline(never)]
         fn $name([$($row),+]: [&[i64]; $count], quads: &[Weights], [$($sums),+]: [&mut Lanes<i32>; $count]) {
+            let ($(Some($row),)+) = ($($row.get(..quads.len()),)+) else {
+                return;
+            };
             for four in 0..PANEL / QUAD {
                 // A vector: one output, its four inputs apart.
                 $(let (mut $a, mut $b, mut $c, mut $d) = (
