@@ -7,10 +7,10 @@ use crate::kernel::Dsp;
 use crate::kernel::Kernel;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 use crate::kernel::Scalar;
-#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-use crate::kernel::Wasm;
 #[cfg(all(feature = "simd", tec_neon))]
 use crate::kernel::aarch64::{Dotprod, Neon};
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+use crate::kernel::wasm::Simd128;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::Avx2;
 use crate::layers::{self, Linear, Norm};
@@ -38,7 +38,7 @@ enum Which {
     #[cfg(all(feature = "simd", tec_neon))]
     Neon(Neon),
     #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-    Wasm(Wasm),
+    Simd128(Simd128),
     #[cfg(all(feature = "simd", tec_dsp))]
     Dsp(Dsp),
 }
@@ -59,7 +59,7 @@ macro_rules! with_kernel {
             #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-            Which::Wasm($kernel) => $do,
+            Which::Simd128($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp($kernel) => $do,
         }
@@ -81,7 +81,7 @@ impl BackEnd {
             #[cfg(all(feature = "simd", tec_neon))]
             Some(Which::Neon(Neon)),
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-            Some(Which::Wasm(Wasm)),
+            Some(Which::Simd128(Simd128)),
             #[cfg(all(feature = "simd", tec_dsp))]
             Some(Which::Dsp(Dsp)),
             #[cfg(not(all(feature = "simd", tec_dsp)))]
@@ -111,7 +111,7 @@ impl BackEnd {
             #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon(_) => "neon",
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-            Which::Wasm(_) => "wasm-simd128",
+            Which::Simd128(_) => "wasm-simd128",
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp(_) => "dsp",
         }

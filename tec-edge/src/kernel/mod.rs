@@ -11,7 +11,7 @@ mod narrow;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 mod scalar;
 #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-mod wasm;
+pub(crate) mod wasm;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 pub(crate) mod x86;
 
@@ -25,8 +25,6 @@ use crate::panel::PANEL;
 pub(crate) use dsp::Dsp;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 pub(crate) use scalar::Scalar;
-#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
-pub(crate) use wasm::Wasm;
 
 /// One value for each output of a panel.
 pub(crate) type Lanes<T> = [T; PANEL];

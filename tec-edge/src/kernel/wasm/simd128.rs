@@ -6,7 +6,9 @@ use core::arch::wasm32::*;
 
 use bytemuck::cast;
 
-use super::{Kernel, Lanes, narrow, rows};
+use super::norm::normalize;
+use super::softmax::softmax;
+use crate::kernel::{Kernel, Lanes, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -17,9 +19,9 @@ type Factors = [i16; QUAD];
 
 /// Vectors of 128 bits, which every program with this module has.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wasm;
+pub(crate) struct Simd128;
 
-impl Kernel for Wasm {
+impl Kernel for Simd128 {
     type Factor = i16;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
@@ -78,11 +80,11 @@ impl Kernel for Wasm {
     }
 
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
-        narrow::norm(norm, token, |i, value| {
-            if let Some(slot) = out.get_mut(i) {
-                *slot = value.into();
-            }
-        });
+        normalize(norm, token, out);
+    }
+
+    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+        softmax(scores, multiplier, shift, weights)
     }
 }
 
