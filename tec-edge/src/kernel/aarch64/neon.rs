@@ -17,7 +17,7 @@ use crate::panel::{PANEL, QUAD};
 /// A quad of all outputs of a panel, four outputs a vector.
 pub(super) type Weights = [int8x16_t; PANEL / QUAD];
 
-/// The vectors of [`Weights`] that every processor with this module has.
+/// Plain NEON, which every processor with this module has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neon;
 
