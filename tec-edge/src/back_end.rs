@@ -7,6 +7,10 @@ use crate::kernel::Dsp;
 use crate::kernel::Kernel;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 use crate::kernel::Scalar;
+#[cfg(all(feature = "simd", tec_neon))]
+use crate::kernel::aarch64::{Dotprod, Neon};
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+use crate::kernel::wasm::Simd128;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::{Avx2, Avx512, AvxVnni};
 use crate::layers::{self, Linear, Norm};
@@ -33,6 +37,12 @@ enum Which {
     AvxVnni(AvxVnni),
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
+    #[cfg(all(feature = "simd", tec_neon))]
+    Dotprod(Dotprod),
+    #[cfg(all(feature = "simd", tec_neon))]
+    Neon(Neon),
+    #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128(Simd128),
     #[cfg(all(feature = "simd", tec_dsp))]
     Dsp(Dsp),
 }
@@ -52,6 +62,12 @@ macro_rules! with_kernel {
             Which::AvxVnni($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
+            #[cfg(all(feature = "simd", tec_neon))]
+            Which::Dotprod($kernel) => $do,
+            #[cfg(all(feature = "simd", tec_neon))]
+            Which::Neon($kernel) => $do,
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Which::Simd128($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp($kernel) => $do,
         }
@@ -72,6 +88,12 @@ impl BackEnd {
             AvxVnni::new().map(Which::AvxVnni),
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
+            #[cfg(all(feature = "simd", tec_neon))]
+            Dotprod::new().map(Which::Dotprod),
+            #[cfg(all(feature = "simd", tec_neon))]
+            Some(Which::Neon(Neon)),
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Some(Which::Simd128(Simd128)),
             #[cfg(all(feature = "simd", tec_dsp))]
             Some(Which::Dsp(Dsp)),
             #[cfg(not(all(feature = "simd", tec_dsp)))]
@@ -89,7 +111,7 @@ impl BackEnd {
         Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni` or `dsp`.
+    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `wasm-simd128` or `dsp`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             #[cfg(not(all(feature = "simd", tec_dsp)))]
@@ -100,6 +122,12 @@ impl BackEnd {
             Which::AvxVnni(_) => "avx-vnni",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
+            #[cfg(all(feature = "simd", tec_neon))]
+            Which::Dotprod(_) => "neon-dotprod",
+            #[cfg(all(feature = "simd", tec_neon))]
+            Which::Neon(_) => "neon",
+            #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+            Which::Simd128(_) => "wasm-simd128",
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp(_) => "dsp",
         }

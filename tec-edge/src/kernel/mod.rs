@@ -3,6 +3,8 @@
 //! The scalar kernel is plain Rust over `tec_core::integer` and forbids nothing a compiler may do; the others are tested against it,
 //! whole encoders and single calls, over the whole range of their arguments.
 
+#[cfg(all(feature = "simd", tec_neon))]
+pub(crate) mod aarch64;
 #[cfg(all(feature = "simd", tec_dsp))]
 mod dsp;
 mod narrow;
@@ -10,6 +12,8 @@ mod narrow;
 mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) mod wasm;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 pub(crate) mod x86;
 

@@ -65,7 +65,7 @@ pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i
 }
 
 /// The widest token whose values times the width stay below 2^30.
-const MOST_WIDTH: usize = 24_576;
+pub(super) const MOST_WIDTH: usize = 24_576;
 
 /// The upper bits of a number below 2^62, limited to i8.
 #[inline(always)]

@@ -67,6 +67,15 @@ pub const MACHINES: &[Machine] = &[
         file: "aarch64.elf",
         logs: true,
         program: "qemu-system-aarch64",
+        // Without dot-product instructions: the program must not use them.
+        arguments: &["-M", "virt", "-cpu", "cortex-a72", "-m", "64", "-nic", "none"],
+        package: "qemu-system-arm",
+    },
+    Machine {
+        name: "aarch64-dotprod",
+        file: "aarch64-dotprod.elf",
+        logs: true,
+        program: "qemu-system-aarch64",
         arguments: &["-M", "virt", "-cpu", "max", "-m", "64", "-nic", "none"],
         package: "qemu-system-arm",
     },
