@@ -66,7 +66,7 @@ impl Linear<'_> {
 
 /// Factors from one row to the next.
 pub(crate) const fn stride<K: Kernel>(inner: usize) -> usize {
-    padded(inner) + K::TAIL
+    padded(inner).saturating_add(K::TAIL)
 }
 
 /// A LayerNorm with its multipliers.
@@ -121,7 +121,8 @@ impl Norm<'_> {
 
 /// Bytes of rows of factors, whatever the kernel: they have two bytes at most, and a tail of eight.
 const fn rows_memory(rows: usize, inner: usize) -> usize {
-    rows.saturating_mul(2 * padded(inner) + 16).saturating_add(16)
+    rows.saturating_mul(padded(inner).saturating_mul(2).saturating_add(16))
+        .saturating_add(16)
 }
 
 pub(crate) fn linear<K: Kernel>(

@@ -10,14 +10,20 @@ pub const PANEL: usize = 16;
 /// Inputs that lie side by side.
 pub const QUAD: usize = 4;
 
-/// `inner` rounded up to whole quads.
+/// `inner` rounded up to whole quads; the largest number where that is beyond it.
 pub const fn padded(inner: usize) -> usize {
-    inner.next_multiple_of(QUAD)
+    match inner.checked_next_multiple_of(QUAD) {
+        Some(padded) => padded,
+        None => usize::MAX,
+    }
 }
 
 /// Bytes of the panels of a matrix.
 pub const fn panels_len(outputs: usize, inner: usize) -> usize {
-    outputs.next_multiple_of(PANEL).saturating_mul(padded(inner))
+    match outputs.checked_next_multiple_of(PANEL) {
+        Some(outputs) => outputs.saturating_mul(padded(inner)),
+        None => usize::MAX,
+    }
 }
 
 /// Where the weight of an output and an input lies in the panels of a matrix with `inner` inputs.
