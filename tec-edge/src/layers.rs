@@ -172,6 +172,7 @@ pub(crate) fn normalize<K: Kernel>(
 }
 
 pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &mut [i16], values: &[i8], out: &mut [i32]) {
+    kernel.finish_weights(weights);
     for (values, out) in values
         .chunks_exact((weights.len() * PANEL).max(1))
         .zip(out.chunks_mut(PANEL))
