@@ -30,7 +30,9 @@ pub fn make(root: &Path, copy: &Path, mutants: &[Mutant]) -> Result<(), String> 
         reduce(&mut manifest);
         write(&copy.join(folder).join("Cargo.toml"), &manifest.to_string())?;
         let core = if name == CORE { "crate" } else { "tec_core" };
-        for file in sources(&root.join(folder).join("src"))? {
+        let files = sources(&root.join(folder).join("src"))?;
+        remove_old(root, copy, &copy.join(folder).join("src"))?;
+        for file in files {
             let path = file.strip_prefix(root).map_err(|e| e.to_string())?;
             let (here, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, m)| Path::new(&m.file) == path);
             left = others;
@@ -96,6 +98,20 @@ fn needed(root: &Path, workspace: &Table) -> Result<Vec<(String, String)>, Strin
         found.push((name, folder));
     }
     Ok(found)
+}
+
+/// Removes from a folder of the copy what the project no longer has.
+fn remove_old(root: &Path, copy: &Path, folder: &Path) -> Result<(), String> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for file in sources(folder)? {
+        let path = file.strip_prefix(copy).map_err(|e| e.to_string())?;
+        if !root.join(path).exists() && !path.ends_with("mutant.rs") {
+            fs::remove_file(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Leaves of a manifest what its library needs.
