@@ -1,8 +1,8 @@
 //! Small encoder files, and what must hold of every file that the reader accepts.
 
-use tec_edge::format::{Header, Normalization, SCALES_EPSILON_AT, Section, checksum, file_len, sections, write};
+use tec_edge::format::{Head, Header, Normalization, SCALES_EPSILON_AT, Section, checksum, file_len, sections, write};
 use tec_edge::panel::pack;
-use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Pool};
+use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Pool, Precision, int4};
 
 use crate::input::{Bytes, Random, Source};
 
@@ -40,6 +40,9 @@ pub fn header(geometry: Geometry) -> Header {
     Header {
         geometry,
         pool: Pool::Mean,
+        fc_norm: false,
+        head: None,
+        precision: Precision::Int8,
         name_len: 5,
         residual_bits: 8,
         epsilon: 1000,
@@ -55,6 +58,32 @@ pub fn header(geometry: Geometry) -> Header {
     }
 }
 
+/// Headers of the files that are mutated: every shape, and all that is optional.
+pub fn headers() -> Vec<Header> {
+    let head = |classes| {
+        Some(Head {
+            classes,
+            norm_bits: 30,
+            shift: 30,
+            logit_bits: 9,
+        })
+    };
+    let all = GEOMETRIES.into_iter().map(header).enumerate();
+    let all = all.flat_map(|(number, plain)| {
+        let full = Header {
+            fc_norm: number % 2 == 0,
+            pool: if number < 2 { Pool::Class } else { Pool::Mean },
+            head: head([1, 3, 16, 17][number]),
+            precision: Precision::Int4 {
+                group: [4, 8, 64, 4][number],
+            },
+            ..plain
+        };
+        [plain, full]
+    });
+    all.collect()
+}
+
 /// A valid file: random weights, multipliers and offsets over their whole range.
 ///
 /// # Panics
@@ -66,15 +95,26 @@ pub fn file(header: &Header, seed: u64) -> Vec<u8> {
     write(header, &mut out, |section, _, bytes| {
         bytes.iter_mut().for_each(|slot| *slot = random.next_u64() as u8);
         match section {
-            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => {
-                let (outputs, inner) = section.matrix(&header.geometry).unwrap();
+            QkvWeight | ProjWeight | Fc1Weight | Fc2Weight if header.precision != Precision::Int8 => {
+                let Precision::Int4 { group } = header.precision else {
+                    return;
+                };
+                let (outputs, inner) = section.matrix(header).unwrap();
+                let q: Vec<i8> = (0..outputs * inner).map(|_| random.next_u64() as i8).collect();
+                let scales = outputs * inner.div_ceil(group);
+                let scales: Vec<u8> = (0..scales).map(|_| random.next_u64() as u8).collect();
+                bytes.fill(0);
+                int4::pack(&q, &scales, inner, group, bytes);
+            }
+            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight | HeadWeight => {
+                let (outputs, inner) = section.matrix(header).unwrap();
                 let rows: Vec<i8> = (0..outputs * inner)
                     .map(|_| (random.next_u64() as i8).max(-127))
                     .collect();
                 bytes.fill(0);
                 pack(&rows, inner, bytemuck::cast_slice_mut(bytes));
             }
-            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => {
+            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias | HeadBias => {
                 // 0x3f and 0xc0 begin what is below 2^30 in absolute value.
                 bytes
                     .chunks_exact_mut(4)
@@ -128,7 +168,7 @@ fn check_canonical(encoder: &Encoder<'_>, bytes: &[u8]) {
     let header = encoder.header();
     assert_eq!(file_len(header), Ok(bytes.len()));
     let mut again = vec![0xee; bytes.len()];
-    let mut placed = sections(encoder.geometry(), header.name_len);
+    let mut placed = sections(header);
     let written = write(header, &mut again, |section, block, slot| {
         let place = placed.next().unwrap();
         assert_eq!((place.section, place.block as usize), (section, block));
@@ -150,6 +190,7 @@ struct Encoded {
     class: Vec<i16>,
     mean: Vec<i16>,
     patches: Vec<i16>,
+    logits: Vec<i16>,
 }
 
 /// Encodes with scratch memory and outputs that held `poison`; the outputs left out are empty.
@@ -171,11 +212,13 @@ fn encode(
         class: output(OutputKind::Class, outputs.class),
         mean: output(OutputKind::Mean, outputs.mean),
         patches: output(OutputKind::Patches, outputs.patches),
+        logits: output(OutputKind::Logits, outputs.logits),
     };
     let slots = Output {
         class: outputs.class.then_some(&mut out.class),
         mean: outputs.mean.then_some(&mut out.mean),
         patches: outputs.patches.then_some(&mut out.patches),
+        logits: outputs.logits.then_some(&mut out.logits),
     };
     let result = encoder.encode(image, usable, slots);
     assert!(
@@ -189,16 +232,20 @@ fn check_encoding(encoder: &Encoder<'_>, source: &mut Source<'_>) {
     let len = encoder.geometry().image_len();
     let pixels: Vec<u8> = (0..len).map(|_| source.byte()).collect();
     let image = Image::Pixels(&pixels);
-    let need = encoder.scratch_len(Outputs::ALL);
+    let every = Outputs {
+        logits: encoder.header().head.is_some(),
+        ..Outputs::ALL
+    };
+    let need = encoder.scratch_len(every);
 
     // Neither the scratch memory nor the outputs' places show through: everything is written.
-    let (result, all) = encode(encoder, image, Outputs::ALL, 0x55, need);
+    let (result, all) = encode(encoder, image, every, 0x55, need);
     assert_eq!(result, Ok(()));
-    let (result, again) = encode(encoder, image, Outputs::ALL, 0xaa, need);
+    let (result, again) = encode(encoder, image, every, 0xaa, need);
     assert_eq!((result, &again), (Ok(()), &all));
 
     // One byte less is refused, and nothing is written.
-    let (result, untouched) = encode(encoder, image, Outputs::ALL, 0x77, need - 1);
+    let (result, untouched) = encode(encoder, image, every, 0x77, need - 1);
     let refusal = Error::Length {
         what: "scratch memory's bytes",
         expected: need,
@@ -212,16 +259,22 @@ fn check_encoding(encoder: &Encoder<'_>, source: &mut Source<'_>) {
         (Outputs::CLASS, &all.class),
         (Outputs::MEAN, &all.mean),
         (Outputs::PATCHES, &all.patches),
+        (Outputs::LOGITS, &all.logits),
     ] {
+        if outputs.logits && !every.logits {
+            let refusal = Error::NoOutput { what: "class logits" };
+            assert_eq!(encode(encoder, image, outputs, 0x33, need).0, Err(refusal));
+            continue;
+        }
         let need = encoder.scratch_len(outputs);
         let (result, one) = encode(encoder, image, outputs, 0x33, need);
         assert_eq!(result, Ok(()));
-        assert_eq!(&[one.class, one.mean, one.patches].concat(), expected);
+        assert_eq!(&[one.class, one.mean, one.patches, one.logits].concat(), expected);
         assert!(encode(encoder, image, outputs, 0x33, need - 1).0.is_err());
     }
 
     let values: Vec<f32> = (0..len).map(|_| source.float()).collect();
-    let (result, from_values) = encode(encoder, Image::Normalized(&values), Outputs::ALL, 0x77, need);
+    let (result, from_values) = encode(encoder, Image::Normalized(&values), every, 0x77, need);
     match result {
         Ok(()) => {}
         Err(Error::NotANumber { index }) => {

@@ -5,7 +5,7 @@ use tec_core::integer::{WEIGHT_MAX, gelu_table, norm_affine, round_shift, scale}
 use tec_core::{Error, activation, lanes, loss, mask, philox};
 use tec_device::{Operation, Status};
 
-use crate::encoder::{GEOMETRIES, file, header};
+use crate::encoder::{file, headers};
 use crate::input::Source;
 use crate::request::{Answer, Request, ask};
 
@@ -68,6 +68,7 @@ pub fn call(operation: Operation, source: &mut Source<'_>, ask: Ask<'_>) {
         Operation::IntegerSoftmax => integer_softmax(request, source, ask),
         Operation::IntegerGelu => integer_gelu(request, source, ask),
         Operation::IntegerPixel => integer_pixel(request, source, ask),
+        Operation::IntegerInt4 => integer_int4(request, source, ask),
         Operation::Encode | Operation::Trace => encode(request, source, ask),
     }
 }
@@ -622,9 +623,24 @@ fn integer_pixel(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     );
 }
 
+fn integer_int4(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
+    let (outputs, inner, group) = (1 + source.below(20), 1 + source.below(30), 4 * (1 + source.below(9)));
+    let (q, scales) = (source.i8s(outputs * inner), source.i8s(outputs * inner.div_ceil(group)));
+    let scales: Vec<u8> = scales.into_iter().map(|scale| scale as u8).collect();
+    let request = request.tensor(&q).tensor(&scales).tensor(&[group as u32, inner as u32]);
+    let Some(answer) = ask(&request) else { return };
+    let mut results = answer.results();
+    assert_eq!(results.take::<i8>().unwrap().len(), q.len());
+    let packed = results.take::<u8>().unwrap();
+    // Requests whose arguments have other lengths than they say are among them.
+    assert_eq!(packed.len(), tec_edge::int4::panels_len(q.len() / inner, inner, group));
+}
+
 fn encode(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
-    let geometry = GEOMETRIES[source.below(GEOMETRIES.len())];
-    let request = request.tensor(&file(&header(geometry), u64::from(source.byte())));
+    let headers = headers();
+    let header = &headers[source.below(headers.len())];
+    let geometry = header.geometry;
+    let request = request.tensor(&file(header, u64::from(source.byte())));
     let request = if source.byte() < 128 {
         let pixels: Vec<u8> = source
             .i8s(geometry.image_len())
@@ -637,8 +653,9 @@ fn encode(request: Request, source: &mut Source<'_>, ask: Ask<'_>) {
     };
     let Some(answer) = ask(&request) else { return };
     let mut results = answer.results();
-    let lens = [(); 3].map(|()| results.take::<i16>().unwrap().len());
-    assert_eq!(lens, [geometry.dim, geometry.dim, geometry.patches() * geometry.dim]);
+    let lens = [(); 4].map(|()| results.take::<i16>().unwrap().len());
+    let dim = geometry.dim;
+    assert_eq!(lens, [dim, dim, geometry.patches() * dim, header.classes()]);
 }
 
 /// What no operation of the device reaches.

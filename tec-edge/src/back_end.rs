@@ -4,17 +4,18 @@ use crate::Error;
 use crate::encoder::{Encoder, Image, Options, Output};
 #[cfg(all(feature = "simd", tec_dsp))]
 use crate::kernel::Dsp;
-use crate::kernel::Kernel;
-#[cfg(not(all(feature = "simd", tec_dsp)))]
+#[cfg(all(feature = "simd", tec_mve))]
+use crate::kernel::Helium;
+#[cfg(not(tec_no_scalar))]
 use crate::kernel::Scalar;
 #[cfg(all(feature = "simd", tec_neon))]
-use crate::kernel::aarch64::{Dotprod, Neon};
+use crate::kernel::aarch64::{Dotprod, I8mm, Neon, Vectors};
 #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
 use crate::kernel::wasm::Simd128;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::{Avx2, Avx512, AvxVnni};
+use crate::kernel::{Kernel, Needs};
 use crate::layers::{self, Linear, Norm};
-use crate::plan::Plan;
 use crate::run::Run;
 #[cfg(not(feature = "std"))]
 use crate::team::Alone as Threads;
@@ -26,10 +27,10 @@ use crate::trace::Trace;
 #[derive(Debug, Clone, Copy)]
 pub struct BackEnd(Which);
 
-// Where DSP instructions are certain, the scalar code would only take flash.
+// Where DSP instructions or Helium are certain, the scalar code would only take flash.
 #[derive(Debug, Clone, Copy)]
 enum Which {
-    #[cfg(not(all(feature = "simd", tec_dsp)))]
+    #[cfg(not(tec_no_scalar))]
     Scalar,
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx512(Avx512),
@@ -38,20 +39,24 @@ enum Which {
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx2(Avx2),
     #[cfg(all(feature = "simd", tec_neon))]
-    Dotprod(Dotprod),
+    I8mm(Vectors<I8mm>),
     #[cfg(all(feature = "simd", tec_neon))]
-    Neon(Neon),
+    Dotprod(Vectors<Dotprod>),
+    #[cfg(all(feature = "simd", tec_neon))]
+    Neon(Vectors<Neon>),
     #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(Simd128),
     #[cfg(all(feature = "simd", tec_dsp))]
     Dsp(Dsp),
+    #[cfg(all(feature = "simd", tec_mve))]
+    Helium(Helium),
 }
 
 /// Does something with the kernel of a back end.
 macro_rules! with_kernel {
     ($back_end:expr, $kernel:ident => $do:expr) => {
         match $back_end.0 {
-            #[cfg(not(all(feature = "simd", tec_dsp)))]
+            #[cfg(not(tec_no_scalar))]
             Which::Scalar => {
                 let $kernel = Scalar;
                 $do
@@ -63,6 +68,8 @@ macro_rules! with_kernel {
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2($kernel) => $do,
             #[cfg(all(feature = "simd", tec_neon))]
+            Which::I8mm($kernel) => $do,
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Dotprod($kernel) => $do,
             #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon($kernel) => $do,
@@ -70,13 +77,15 @@ macro_rules! with_kernel {
             Which::Simd128($kernel) => $do,
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp($kernel) => $do,
+            #[cfg(all(feature = "simd", tec_mve))]
+            Which::Helium($kernel) => $do,
         }
     };
 }
 
 impl BackEnd {
-    /// Plain Rust, on every processor; left out of programs for processors whose DSP instructions are certain.
-    #[cfg(not(all(feature = "simd", tec_dsp)))]
+    /// Plain Rust, on every processor; left out of programs for processors whose DSP instructions or Helium are certain.
+    #[cfg(not(tec_no_scalar))]
     pub const SCALAR: Self = Self(Which::Scalar);
 
     /// Those that this processor can execute, the best first.
@@ -89,32 +98,66 @@ impl BackEnd {
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx2::new().map(Which::Avx2),
             #[cfg(all(feature = "simd", tec_neon))]
-            Dotprod::new().map(Which::Dotprod),
+            I8mm::new().map(Vectors).map(Which::I8mm),
             #[cfg(all(feature = "simd", tec_neon))]
-            Some(Which::Neon(Neon)),
+            Dotprod::new().map(Vectors).map(Which::Dotprod),
+            #[cfg(all(feature = "simd", tec_neon))]
+            Some(Which::Neon(Vectors(Neon))),
             #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
             Some(Which::Simd128(Simd128)),
             #[cfg(all(feature = "simd", tec_dsp))]
             Some(Which::Dsp(Dsp)),
-            #[cfg(not(all(feature = "simd", tec_dsp)))]
+            #[cfg(all(feature = "simd", tec_mve))]
+            Some(Which::Helium(Helium)),
+            #[cfg(not(tec_no_scalar))]
             Some(Which::Scalar),
         ];
         all.into_iter().flatten().map(Self)
     }
 
+    /// The names of all that this program holds, the best first, whether this processor can execute them or not.
+    pub const NAMES: &[&str] = &[
+        #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+        "avx512-vnni",
+        #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+        "avx-vnni",
+        #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+        "avx2",
+        #[cfg(all(feature = "simd", tec_neon))]
+        "neon-i8mm",
+        #[cfg(all(feature = "simd", tec_neon))]
+        "neon-dotprod",
+        #[cfg(all(feature = "simd", tec_neon))]
+        "neon",
+        #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
+        "wasm-simd128",
+        #[cfg(all(feature = "simd", tec_mve))]
+        "helium",
+        #[cfg(all(feature = "simd", tec_dsp))]
+        "dsp",
+        #[cfg(not(tec_no_scalar))]
+        "scalar",
+    ];
+
+    /// The names of all there are, for any processor.
+    pub const ALL_NAMES: &[&str] = &crate::kernel::NAMES;
+
     /// The best that this processor can execute.
     pub fn best() -> Self {
-        #[cfg(not(all(feature = "simd", tec_dsp)))]
+        #[cfg(not(tec_no_scalar))]
         let least = Self::SCALAR;
         #[cfg(all(feature = "simd", tec_dsp))]
         let least = Self(Which::Dsp(Dsp));
+        #[cfg(all(feature = "simd", tec_mve))]
+        let least = Self(Which::Helium(Helium));
         Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `wasm-simd128` or `dsp`.
+    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`, `wasm-simd128`, `dsp` or
+    /// `helium`.
     pub const fn name(self) -> &'static str {
         match self.0 {
-            #[cfg(not(all(feature = "simd", tec_dsp)))]
+            #[cfg(not(tec_no_scalar))]
             Which::Scalar => "scalar",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx512(_) => "avx512-vnni",
@@ -123,6 +166,8 @@ impl BackEnd {
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx2(_) => "avx2",
             #[cfg(all(feature = "simd", tec_neon))]
+            Which::I8mm(_) => "neon-i8mm",
+            #[cfg(all(feature = "simd", tec_neon))]
             Which::Dotprod(_) => "neon-dotprod",
             #[cfg(all(feature = "simd", tec_neon))]
             Which::Neon(_) => "neon",
@@ -130,6 +175,8 @@ impl BackEnd {
             Which::Simd128(_) => "wasm-simd128",
             #[cfg(all(feature = "simd", tec_dsp))]
             Which::Dsp(_) => "dsp",
+            #[cfg(all(feature = "simd", tec_mve))]
+            Which::Helium(_) => "helium",
         }
     }
 
@@ -156,14 +203,15 @@ impl BackEnd {
         with_kernel!(self, kernel => kernel.softmax(scores, multiplier, shift, weights))
     }
 
-    /// The products of a row of softmax weights, as many as whole quads have, with values; the weights may change places: channels are the outputs of `values`, tokens
-    /// the inputs ([`panel`](crate::panel)). `out` gets one sum for each channel.
-    pub fn weighted(self, weights: &mut [i16], values: &[i8], out: &mut [i32]) {
-        with_kernel!(self, kernel => layers::weighted(kernel, weights, values, out));
+    /// The products of rows of softmax weights, `[rows, tokens]` with each row filled up to whole quads by zeros, with values, whose channels
+    /// are the outputs and tokens the inputs ([`panel`](crate::panel)). `out` gets the sums, `[rows, channels]`. Weights may change places.
+    pub fn weighted(self, weights: &mut [i16], tokens: usize, values: &[i8], out: &mut [i32]) {
+        with_kernel!(self, kernel => layers::weighted(kernel, weights, tokens, values, out));
     }
 
-    pub(crate) fn scratch_len(self, plan: &Plan, rows: usize) -> usize {
-        with_kernel!(self, kernel => least(kernel, plan, rows))
+    /// What it needs of the scratch memory.
+    pub(crate) fn needs(self) -> Needs {
+        with_kernel!(self, kernel => needs_of(kernel))
     }
 
     pub(crate) fn encode(
@@ -179,8 +227,8 @@ impl BackEnd {
     }
 }
 
-fn least<K: Kernel>(_: K, plan: &Plan, rows: usize) -> usize {
-    plan.len::<K>(rows)
+fn needs_of<K: Kernel>(_: K) -> Needs {
+    K::NEEDS
 }
 
 fn run<K: Kernel>(
@@ -208,10 +256,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kernel_computes_what_is_defined() {
+    fn every_back_end_is_among_the_names() {
+        let names = BackEnd::all().map(BackEnd::name);
+        let mut left = BackEnd::NAMES.iter();
+        for name in names {
+            assert!(
+                left.any(|&other| other == name),
+                "{name} is missing, or not in its place"
+            );
+        }
+        assert_eq!(BackEnd::best().name(), BackEnd::all().next().unwrap().name());
+        for back_end in BackEnd::all() {
+            assert_eq!(
+                Needs::of(back_end.name()),
+                Some(back_end.needs()),
+                "{}",
+                back_end.name()
+            );
+        }
+        assert!(BackEnd::NAMES.iter().all(|name| BackEnd::ALL_NAMES.contains(name)));
+    }
+
+    #[test]
+    fn scores_and_groups_of_weighted_rows() {
         for back_end in BackEnd::all() {
             std::println!("{}", back_end.name());
-            with_kernel!(back_end, kernel => crate::kernel::tests::check(kernel));
+            with_kernel!(back_end, kernel => {
+                crate::kernel::tests::check_scores(kernel);
+                crate::kernel::tests::check_weighted(kernel);
+            });
         }
     }
 }

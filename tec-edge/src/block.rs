@@ -4,10 +4,10 @@
 //! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept.
 
 use bytemuck::Zeroable;
-use tec_core::integer::{GELU_TABLE_LEN, gelu, round_shift, saturate_i8, saturate_i16, scale, weighted_mean};
+use tec_core::integer::{GELU_TABLE_LEN, round_shift, saturate_i8, saturate_i16, scale, weighted_mean};
 
 use crate::Error;
-use crate::format::{BlockScales, File, Section, place_in_block, section_index};
+use crate::format::{BlockScales, File, Section};
 use crate::kernel::{Group, Kernel, Lanes};
 use crate::layers::{Linear, Norm, stride};
 use crate::panel::{PANEL, QUAD, padded, place};
@@ -43,12 +43,13 @@ impl<'a> Block<'a> {
             block: block as u32,
             reason: "its values are not valid",
         };
-        let section = |section| file.section(section_index(block, place_in_block(section)));
+        let section = |section| file.of_block(block, section);
         let scales = BlockScales::read(section(Section::Scales)).ok_or(invalid(Section::Scales))?;
         let dim = file.header.geometry.dim;
         let epsilon = scales.epsilon;
         let linear = |weight, bias, multiplier, inner, shift| Linear {
-            weight: bytemuck::cast_slice(section(weight)),
+            weight: section(weight),
+            precision: file.header.precision,
             inner,
             bias: I32s(section(bias)),
             multiplier: I32s(section(multiplier)),
@@ -60,7 +61,8 @@ impl<'a> Block<'a> {
             bits,
             epsilon,
         };
-        let table: &[i8] = bytemuck::cast_slice(section(Section::GeluTable));
+        // Of the same size and alignment: it cannot fail.
+        let table: &[i8] = bytemuck::try_cast_slice(section(Section::GeluTable)).unwrap_or_default();
         use Section::*;
         Ok(Self {
             index: block,
@@ -107,7 +109,9 @@ impl<'a> Block<'a> {
             share.start * self.dim,
             TraceValues::I16(tokens),
         );
-        let normalized = Rest(work.tiles).take(rows * stride::<K>(self.dim))?;
+        let mut memory = Rest(work.tiles);
+        let unpacked = memory.take(self.qkv.unpacked_len())?;
+        let normalized = memory.take(rows * stride::<K>(self.dim))?;
         let shape = plan.kept(share.clone());
         let width = self.width();
         for (number, tile) in tokens.chunks((rows * self.dim).max(1)).enumerate() {
@@ -115,7 +119,7 @@ impl<'a> Block<'a> {
             let inputs = self.normalize(kernel, &self.norm1, tile, normalized);
             self.trace_factors(kernel, trace, Stage::Norm1, share.start + first, inputs);
             let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
-            self.qkv.apply(kernel, inputs, panels, |row, output, values| {
+            self.qkv.apply(kernel, inputs, panels, unpacked, |row, output, values| {
                 let rows = (first + row..).zip(values);
                 if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
                     let (keys, values) = (shape.keys(channel.head), shape.values(channel.head));
@@ -161,16 +165,22 @@ impl<'a> Block<'a> {
     ) -> Option<()> {
         let share = plan.share(work.workers);
         let mut memory = Rest(work.tiles);
+        let unpacked = memory.take(self.unpacked_len())?;
         let normalized = memory.take(rows * stride::<K>(self.dim))?;
         let rest = memory.0;
         for (number, tile) in work.tokens.chunks_mut((rows * self.dim).max(1)).enumerate() {
             let first = share.start + number * rows;
-            self.attention(kernel, plan, kept, first, tile, normalized, rest, trace)?;
+            self.attention(kernel, plan, kept, first, tile, unpacked, normalized, rest, trace)?;
             trace.record(Stage::Attended, self.index, first * self.dim, TraceValues::I16(tile));
-            self.mlp(kernel, first, tile, normalized, rest, trace)?;
+            self.mlp(kernel, first, tile, unpacked, normalized, rest, trace)?;
             trace.record(Stage::Tokens, self.index, first * self.dim, TraceValues::I16(tile));
         }
         Some(())
+    }
+
+    /// Bytes for a panel of any layer's unpacked weights.
+    fn unpacked_len(&self) -> usize {
+        self.qkv.unpacked_len().max(self.fc2.unpacked_len())
     }
 
     fn rescale(&self, tokens: &mut [i16]) {
@@ -190,6 +200,7 @@ impl<'a> Block<'a> {
         kept: &[i8],
         first: usize,
         tile: &mut [i16],
+        unpacked: &mut [i8],
         normalized: &mut [K::Factor],
         memory: &mut [u8],
         trace: &mut T,
@@ -206,8 +217,12 @@ impl<'a> Block<'a> {
         if padded(width) > width {
             queries.fill(K::Factor::zeroed());
         }
-        self.qkv
-            .apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
+        self.qkv.apply(
+            kernel,
+            inputs,
+            0..self.dim.div_ceil(PANEL),
+            unpacked,
+            |row, output, values| {
                 if let (Some((_, channel)), false) = (self.whole_panel(output), T::RECORDS) {
                     let first = (row * self.heads + channel.head) * head_stride + channel.number;
                     for (row, values) in values.iter().enumerate() {
@@ -223,7 +238,8 @@ impl<'a> Block<'a> {
                         trace.record(Stage::Queries, self.index, at, TraceValues::I8(&[value]));
                     }
                 }
-            });
+            },
+        );
         queries
             .chunks_exact_mut(head_stride.max(1))
             .for_each(|row| kernel.finish(row));
@@ -272,7 +288,7 @@ impl<'a> Block<'a> {
         joined
             .chunks_exact_mut(stride::<K>(self.dim).max(1))
             .for_each(|row| kernel.finish(row));
-        self.add_layer(kernel, &self.proj, joined, tile);
+        self.add_layer(kernel, &self.proj, joined, unpacked, tile);
         Some(())
     }
 
@@ -346,11 +362,13 @@ impl<'a> Block<'a> {
     }
 
     /// Adds the MLP's output to a tile of tokens, of which `first` is the first.
+    #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
     fn mlp<K: Kernel>(
         &self,
         kernel: K,
         first: usize,
         tile: &mut [i16],
+        unpacked: &mut [i8],
         normalized: &mut [K::Factor],
         memory: &mut [u8],
         trace: &mut impl Trace,
@@ -364,23 +382,28 @@ impl<'a> Block<'a> {
         }
         let inputs = self.normalize(kernel, &self.norm2, tile, normalized);
         self.trace_factors(kernel, trace, Stage::Norm2, first, inputs);
-        self.fc1
-            .apply(kernel, inputs, 0..width.div_ceil(PANEL), |row, output, values| {
+        self.fc1.apply(
+            kernel,
+            inputs,
+            0..width.div_ceil(PANEL),
+            unpacked,
+            |row, output, values| {
                 for (token, values) in (row..).zip(values) {
                     let used = PANEL.min(width - output);
                     let before = kernel.narrow(values);
-                    let after = before.map(|value| gelu(self.gelu, value));
+                    let after = kernel.gelu(self.gelu, &before);
                     let row = part_mut(hidden, token * hidden_stride, padded(width));
                     kernel.put(&after, row, output);
                     let at = (first + token) * width + output;
                     trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
                     trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
                 }
-            });
+            },
+        );
         hidden
             .chunks_exact_mut(hidden_stride.max(1))
             .for_each(|row| kernel.finish(row));
-        self.add_layer(kernel, &self.fc2, hidden, tile);
+        self.add_layer(kernel, &self.fc2, hidden, unpacked, tile);
         Some(())
     }
 
@@ -404,13 +427,26 @@ impl<'a> Block<'a> {
     }
 
     /// Adds a layer's outputs to a tile of the residual stream.
-    fn add_layer<K: Kernel>(&self, kernel: K, layer: &Linear<'_>, inputs: &[K::Factor], tile: &mut [i16]) {
-        layer.apply(kernel, inputs, 0..self.dim.div_ceil(PANEL), |row, output, values| {
-            for (token, values) in (row..).zip(values) {
-                let slots = part_mut(tile, token * self.dim + output, PANEL.min(self.dim - output));
-                add(slots, values);
-            }
-        });
+    fn add_layer<K: Kernel>(
+        &self,
+        kernel: K,
+        layer: &Linear<'_>,
+        inputs: &[K::Factor],
+        unpacked: &mut [i8],
+        tile: &mut [i16],
+    ) {
+        layer.apply(
+            kernel,
+            inputs,
+            0..self.dim.div_ceil(PANEL),
+            unpacked,
+            |row, output, values| {
+                for (token, values) in (row..).zip(values) {
+                    let slots = part_mut(tile, token * self.dim + output, PANEL.min(self.dim - output));
+                    add(slots, values);
+                }
+            },
+        );
     }
 
     /// Those of a panel's outputs of the layer `qkv` that are queries (0), keys (1) or values (2), limited to i8.

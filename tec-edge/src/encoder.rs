@@ -1,8 +1,9 @@
 //! The encoder: what users call.
 
 use crate::back_end::BackEnd;
-use crate::format::{File, Header, Normalization, Pool, section_index};
-use crate::plan::Plan;
+use crate::format::{File, Header, Normalization, Pool, Precision, Section};
+use crate::kernel::Needs;
+use crate::plan::{Last, Plan, ScratchUsage};
 use crate::trace::{NoTrace, Trace};
 use crate::{Error, Geometry};
 
@@ -11,20 +12,34 @@ use crate::{Error, Geometry};
 pub enum Image<'i> {
     /// Pixels as a camera gives them, `[height, width, channels]`, rows from the top, red first.
     Pixels(&'i [u8]),
+    /// Grey pixels, `[height, width]`; each is taken for all channels of an encoder that has several.
+    Grey(&'i [u8]),
     /// `(pixel / 255 - mean) / std` in the same order `[height, width, channels]`. Each value is taken to the nearest pixel
     /// first, so both kinds of image give the same outputs.
     Normalized(&'i [f32]),
 }
 
+impl Image<'_> {
+    /// Values of a pixel.
+    pub(crate) fn channels(&self, geometry: &Geometry) -> usize {
+        match self {
+            Self::Grey(_) => 1,
+            Self::Pixels(_) | Self::Normalized(_) => geometry.channels,
+        }
+    }
+}
+
 /// One of the encoder's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputKind {
-    /// The class token after the final norm, `[dim]`.
+    /// The class token after the final norm, `[dim]`; of an encoder with `fc_norm` the token itself.
     Class,
-    /// The mean of the patch tokens after the final norm, `[dim]`.
+    /// The mean of the patch tokens after the final norm, `[dim]`; of an encoder with `fc_norm` the norm of their mean.
     Mean,
-    /// The patch tokens after the final norm, `[patches, dim]`.
+    /// The patch tokens after the final norm, `[patches, dim]`; of an encoder with `fc_norm` the tokens themselves.
     Patches,
+    /// The classification head's outputs, `[classes]`; of encoders that have one.
+    Logits,
 }
 
 /// A choice of outputs.
@@ -36,32 +51,43 @@ pub struct Outputs {
     pub mean: bool,
     /// [`OutputKind::Patches`].
     pub patches: bool,
+    /// [`OutputKind::Logits`].
+    pub logits: bool,
 }
 
 impl Outputs {
     /// The class token only.
     pub const CLASS: Self = Self {
         class: true,
-        mean: false,
-        patches: false,
+        ..Self::NONE
     };
     /// The mean only.
     pub const MEAN: Self = Self {
-        class: false,
         mean: true,
-        patches: false,
+        ..Self::NONE
     };
     /// The patch tokens only.
     pub const PATCHES: Self = Self {
-        class: false,
-        mean: false,
         patches: true,
+        ..Self::NONE
     };
-    /// All of them.
+    /// The logits only.
+    pub const LOGITS: Self = Self {
+        logits: true,
+        ..Self::NONE
+    };
+    /// Those that every encoder has: class token, mean and patch tokens.
     pub const ALL: Self = Self {
         class: true,
         mean: true,
         patches: true,
+        logits: false,
+    };
+    const NONE: Self = Self {
+        class: false,
+        mean: false,
+        patches: false,
+        logits: false,
     };
 }
 
@@ -74,6 +100,8 @@ pub struct Output<'o> {
     pub mean: Option<&'o mut [i16]>,
     /// `[patches, dim]`.
     pub patches: Option<&'o mut [i16]>,
+    /// `[classes]`.
+    pub logits: Option<&'o mut [i16]>,
 }
 
 impl Output<'_> {
@@ -83,6 +111,7 @@ impl Output<'_> {
             class: self.class.is_some(),
             mean: self.mean.is_some(),
             patches: self.patches.is_some(),
+            logits: self.logits.is_some(),
         }
     }
 }
@@ -155,8 +184,7 @@ impl<'a> Encoder<'a> {
 
     /// The encoder's name; may be empty.
     pub fn name(&self) -> &'a str {
-        let depth = self.geometry().depth;
-        core::str::from_utf8(self.file.section(section_index(depth, 2))).unwrap_or("")
+        core::str::from_utf8(self.file.outside(Section::Name)).unwrap_or("")
     }
 
     /// How pixels were normalized in training.
@@ -180,14 +208,21 @@ impl<'a> Encoder<'a> {
     /// Bytes of scratch memory that [`encode_with`](Self::encode_with) needs for these outputs, exactly.
     pub fn scratch_len_with(&self, options: &Options<'_>, outputs: Outputs) -> usize {
         let plan = self.plan(options, outputs);
-        self.back_end.scratch_len(&plan, 1)
+        plan.len(self.back_end.needs(), 1)
+    }
+
+    /// What the least scratch memory for these outputs is used for, with the back end of this name, which may be another processor's
+    /// ([`BackEnd::ALL_NAMES`]): what a device needs can be asked on a computer. `None` for no such name.
+    pub fn scratch_usage(&self, back_end: &str, outputs: Outputs) -> Option<ScratchUsage> {
+        let needs = Needs::of(back_end)?;
+        Some(self.plan(&Options::default(), outputs).usage(needs))
     }
 
     /// Bytes of scratch memory with which [`encode_with`](Self::encode_with) is fastest on a computer with caches.
     pub fn fast_scratch_len(&self, options: &Options<'_>, outputs: Outputs) -> usize {
         let plan = self.plan(options, outputs);
         let rows = plan.tokens.div_ceil(plan.workers.max(1)).min(FAST_ROWS);
-        self.back_end.scratch_len(&plan, rows)
+        plan.len(self.back_end.needs(), rows)
     }
 
     pub(crate) fn plan(&self, options: &Options<'_>, outputs: Outputs) -> Plan {
@@ -195,7 +230,11 @@ impl<'a> Encoder<'a> {
         Plan {
             geometry: *self.geometry(),
             tokens: patches.min(self.geometry().patches()) + 1,
-            mean: outputs.mean,
+            unpacks: self.file.header.precision != Precision::Int8,
+            last: Last {
+                mean: outputs.mean || outputs.logits && self.pool() == Pool::Mean,
+                logits: outputs.logits,
+            },
             workers: options.workers.clamp(1, MAX_WORKERS),
         }
     }
@@ -204,12 +243,13 @@ impl<'a> Encoder<'a> {
         &self.file
     }
 
-    /// Values of an output.
+    /// Values of an output; 0 for one that this encoder does not have.
     pub fn output_len(&self, kind: OutputKind) -> usize {
         let dim = self.geometry().dim;
         match kind {
             OutputKind::Class | OutputKind::Mean => dim,
             OutputKind::Patches => dim * self.geometry().patches(),
+            OutputKind::Logits => self.header().classes(),
         }
     }
 
@@ -220,6 +260,7 @@ impl<'a> Encoder<'a> {
             OutputKind::Class => header.class_bits,
             OutputKind::Mean => header.mean_bits,
             OutputKind::Patches => header.patch_bits,
+            OutputKind::Logits => header.head.map_or(0, |head| head.logit_bits),
         })
     }
 
@@ -239,7 +280,7 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// [`Error::Length`] or [`Error::Misaligned`] for a slice that does not fit, [`Error::NotANumber`] for an image that
-    /// holds a NaN. The outputs are untouched then.
+    /// holds a NaN, [`Error::NoOutput`] for logits without a head. The outputs are untouched then.
     pub fn encode(&self, image: Image<'_>, scratch: &mut [u8], out: Output<'_>) -> Result<(), Error> {
         self.encode_with(&Options::default(), image, scratch, out)
     }
@@ -285,10 +326,14 @@ impl<'a> Encoder<'a> {
             }
         };
         let image_len = match image {
-            Image::Pixels(pixels) => pixels.len(),
+            Image::Pixels(pixels) | Image::Grey(pixels) => pixels.len(),
             Image::Normalized(values) => values.len(),
         };
-        check("image's values", self.geometry().image_len(), image_len)?;
+        let size = self.geometry().image_size;
+        let expected = size
+            .saturating_mul(size)
+            .saturating_mul(image.channels(self.geometry()));
+        check("image's values", expected, image_len)?;
         let all = self.geometry().patches();
         let mut patches = all;
         if let Some(wanted) = options.patches {
@@ -303,7 +348,11 @@ impl<'a> Encoder<'a> {
             ("class output's values", dim, &out.class),
             ("mean output's values", dim, &out.mean),
             ("patch outputs' values", patches * dim, &out.patches),
+            ("logits", self.header().classes(), &out.logits),
         ];
+        if out.logits.is_some() && self.header().head.is_none() {
+            return Err(Error::NoOutput { what: "class logits" });
+        }
         for (what, expected, slice) in outputs {
             if let Some(slice) = slice {
                 check(what, expected, slice.len())?;

@@ -32,6 +32,11 @@ pub enum Error {
         /// The number given.
         patch: u32,
     },
+    /// An output that this encoder does not have: class logits, if no head was exported with it.
+    NoOutput {
+        /// Which output.
+        what: &'static str,
+    },
     /// The file does not begin as encoder files do.
     NotAnEncoder,
     /// The file is of a version this library does not read: export it again, or use the library of that version.
@@ -91,6 +96,10 @@ impl fmt::Display for Error {
             Self::Patch { patches, patch } => {
                 write!(f, "there is no patch {patch}: the image has {patches}, counted from 0")
             }
+            Self::NoOutput { what } => write!(
+                f,
+                "this encoder has no {what}: it was quantized without what computes them"
+            ),
             Self::NotAnEncoder => write!(
                 f,
                 "not an encoder file: it does not begin as one; `tec quantize` writes them"

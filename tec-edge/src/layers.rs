@@ -5,19 +5,22 @@ use core::ops::Range;
 use bytemuck::Zeroable;
 use tec_core::integer::{NormRow, norm_affine, round_shift, saturate_i8, saturate_i16};
 
-use crate::Error;
+use crate::format::Precision;
 use crate::kernel::{Group, Kernel, Lanes};
 use crate::panel::{PANEL, padded};
 use crate::plan::Rest;
 use crate::views::{part, part_mut};
+use crate::{Error, int4};
 
 pub use crate::views::I32s;
 
 /// A linear layer with its requantization.
 #[derive(Clone, Copy)]
 pub struct Linear<'a> {
-    /// `[outputs, inner]` in panels ([`panel::pack`](crate::panel::pack)).
-    pub weight: &'a [i8],
+    /// `[outputs, inner]` in panels ([`panel::pack`](crate::panel::pack), [`int4::pack`]).
+    pub weight: &'a [u8],
+    /// How the weights are kept.
+    pub precision: Precision,
     /// Inputs of an output.
     pub inner: usize,
     /// `[outputs]`.
@@ -28,27 +31,54 @@ pub struct Linear<'a> {
     pub shift: u32,
 }
 
-impl Linear<'_> {
+impl<'a> Linear<'a> {
     /// Bytes of memory that [`BackEnd::linear`](crate::BackEnd::linear) needs at most for this many rows.
     pub const fn memory(&self, rows: usize) -> usize {
-        rows_memory(rows, self.inner)
+        rows_memory(rows, self.inner).saturating_add(self.unpacked_len())
+    }
+
+    /// Bytes of memory for a panel of unpacked weights.
+    pub(crate) const fn unpacked_len(&self) -> usize {
+        match self.precision {
+            Precision::Int8 => 0,
+            Precision::Int4 { .. } => padded(self.inner).saturating_mul(PANEL),
+        }
+    }
+
+    /// The weights of a panel, `[inner / 4][16][4]`.
+    #[inline(never)]
+    fn panel<'p>(&self, number: usize, unpacked: &'p mut [i8]) -> &'p [i8]
+    where
+        'a: 'p,
+    {
+        let len = padded(self.inner).saturating_mul(PANEL);
+        match self.precision {
+            Precision::Int8 => bytemuck::cast_slice(part(self.weight, number * len, len)),
+            Precision::Int4 { group } => {
+                let packed = int4::panel_len(self.inner, group);
+                let unpacked = part_mut(unpacked, 0, len);
+                int4::unpack(part(self.weight, number * packed, packed), self.inner, group, unpacked);
+                unpacked
+            }
+        }
     }
 
     /// Applies some panels of the layer to rows of factors, as many as `inputs` has: calls `emit(first row, first output, values)` for each
-    /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0.
+    /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0. `unpacked` has
+    /// [`unpacked_len`](Self::unpacked_len) bytes.
     pub(crate) fn apply<K: Kernel>(
         &self,
         kernel: K,
         inputs: &[K::Factor],
         panels: Range<usize>,
+        unpacked: &mut [i8],
         mut emit: impl FnMut(usize, usize, &[Lanes<i16>]),
     ) {
         let stride = stride::<K>(self.inner);
-        let panel_len = padded(self.inner) * PANEL;
         let (mut sums, mut values) = (K::Sums::ZERO, K::Values::ZERO);
         for panel in panels {
             let output = panel * PANEL;
-            let weights = part(self.weight, panel * panel_len, panel_len);
+            let weights = self.panel(panel, unpacked);
             let (bias, multiplier) = (self.bias.lanes(output), self.multiplier.lanes(output));
             for (group, rows) in inputs.chunks((K::ROWS * stride).max(1)).enumerate() {
                 let count = rows.len() / stride.max(1);
@@ -135,7 +165,8 @@ pub(crate) fn linear<K: Kernel>(
     let row_len = stride::<K>(layer.inner);
     let rows = rows.chunks_exact(layer.inner.max(1));
     let outputs = out.len() / rows.len().max(1);
-    let factors = factors(memory, rows.len() * row_len)?;
+    let (factors, memory) = factors(memory, rows.len() * row_len)?;
+    let (unpacked, _) = self::factors(memory, layer.unpacked_len())?;
     factors.fill(K::Factor::zeroed());
     for (row, factors) in rows.zip(factors.chunks_exact_mut(row_len.max(1))) {
         for (input, &activation) in row.iter().enumerate() {
@@ -145,12 +176,18 @@ pub(crate) fn linear<K: Kernel>(
         }
         kernel.finish(factors);
     }
-    layer.apply(kernel, factors, 0..outputs.div_ceil(PANEL), |row, output, values| {
-        for (row, values) in (row..).zip(values) {
-            let slots = part_mut(out, row * outputs + output, PANEL.min(outputs - output));
-            slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value);
-        }
-    });
+    layer.apply(
+        kernel,
+        factors,
+        0..outputs.div_ceil(PANEL),
+        unpacked,
+        |row, output, values| {
+            for (row, values) in (row..).zip(values) {
+                let slots = part_mut(out, row * outputs + output, PANEL.min(outputs - output));
+                slots.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value);
+            }
+        },
+    );
     Ok(())
 }
 
@@ -161,7 +198,7 @@ pub(crate) fn normalize<K: Kernel>(
     memory: &mut [u8],
     out: &mut [i8],
 ) -> Result<(), Error> {
-    let factors = factors(memory, stride::<K>(token.len()))?;
+    let (factors, _) = factors(memory, stride::<K>(token.len()))?;
     kernel.norm(norm, token, factors);
     for (input, slot) in out.iter_mut().enumerate().take(token.len()) {
         *slot = factors
@@ -171,25 +208,33 @@ pub(crate) fn normalize<K: Kernel>(
     Ok(())
 }
 
-pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &mut [i16], values: &[i8], out: &mut [i32]) {
-    kernel.finish_weights(weights);
-    for (values, out) in values
-        .chunks_exact((weights.len() * PANEL).max(1))
-        .zip(out.chunks_mut(PANEL))
-    {
-        let mut sums = [[0; PANEL]];
-        kernel.weighted(weights, weights.len(), values, &mut sums);
-        out.iter_mut()
-            .zip(sums.as_flattened())
-            .for_each(|(slot, &sum)| *slot = sum);
+pub(crate) fn weighted<K: Kernel>(kernel: K, weights: &mut [i16], tokens: usize, values: &[i8], out: &mut [i32]) {
+    let row_len = padded(tokens).max(1);
+    weights
+        .chunks_exact_mut(row_len)
+        .for_each(|row| kernel.finish_weights(row));
+    let channels = out.len() / (weights.len() / row_len).max(1);
+    let groups = weights.chunks(K::ROWS.saturating_mul(row_len).max(1));
+    for (weights, out) in groups.zip(out.chunks_mut(K::ROWS.saturating_mul(channels).max(1))) {
+        for (panel, values) in values.chunks_exact(row_len.saturating_mul(PANEL).max(1)).enumerate() {
+            let mut sums = K::Sums::ZERO;
+            let sums = part_mut(sums.as_mut(), 0, weights.len() / row_len);
+            kernel.weighted(weights, row_len, values, sums);
+            for (out, sums) in out.chunks_mut(channels.max(1)).zip(&*sums) {
+                let slots = out.get_mut(panel * PANEL..).unwrap_or_default();
+                slots.iter_mut().zip(sums).for_each(|(slot, &sum)| *slot = sum);
+            }
+        }
     }
 }
 
-fn factors<T: bytemuck::Pod>(memory: &mut [u8], len: usize) -> Result<&mut [T], Error> {
+/// The first `len` elements of a memory, and the rest of it.
+fn factors<T: bytemuck::Pod>(memory: &mut [u8], len: usize) -> Result<(&mut [T], &mut [u8]), Error> {
     let short = Error::Length {
         what: "memory's bytes",
         expected: len * size_of::<T>(),
         actual: memory.len(),
     };
-    Rest(memory).take(len).ok_or(short)
+    let mut rest = Rest(memory);
+    Ok((rest.take(len).ok_or(short)?, rest.0))
 }

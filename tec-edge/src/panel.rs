@@ -45,24 +45,30 @@ pub fn pack(rows: &[i8], inner: usize, panels: &mut [i8]) {
 }
 
 /// Whether the weights that fill up the last panel and the last quads are zeros.
-pub(crate) fn padding_is_zero(panels: &[i8], outputs: usize, inner: usize) -> bool {
+pub(crate) fn padding_is_zero(panels: &[u8], outputs: usize, inner: usize) -> bool {
     let panel_len = (PANEL * padded(inner)).max(1);
-    let zero_rows = match outputs % PANEL {
-        0 => true,
-        used => panels.chunks_exact(panel_len).next_back().is_none_or(|last| {
-            let (quads, _) = last.as_chunks::<{ PANEL * QUAD }>();
-            quads.iter().all(|quad| quad.iter().skip(used * QUAD).all(|&w| w == 0))
-        }),
-    };
+    let mut panels = panels.chunks_exact(panel_len);
+    let last = panels.clone().next_back().unwrap_or_default();
     let zero_inputs = match inner % QUAD {
         0 => true,
-        used => panels.chunks_exact(panel_len).all(|panel| {
+        used => panels.all(|panel| {
             let (quads, _) = panel.as_chunks::<{ PANEL * QUAD }>();
             let (weights, _) = quads.last().map_or(&[][..], |quad| &quad[..]).as_chunks::<QUAD>();
             weights.iter().all(|weight| weight.iter().skip(used).all(|&w| w == 0))
         }),
     };
-    zero_rows && zero_inputs
+    zero_inputs && rest_is_zero(last, QUAD, outputs)
+}
+
+/// Whether in the last panel of a matrix of so many outputs, in units of `len` bytes for each of 16, those that fill it up are zeros.
+#[inline(never)]
+pub(crate) fn rest_is_zero(panel: &[u8], len: usize, outputs: usize) -> bool {
+    let used = match outputs % PANEL {
+        0 => PANEL,
+        used => used,
+    };
+    let mut units = panel.chunks_exact(len.saturating_mul(PANEL).max(1));
+    units.all(|unit| unit.iter().skip(used.saturating_mul(len)).all(|&byte| byte == 0))
 }
 
 #[cfg(test)]
@@ -89,10 +95,13 @@ mod tests {
                 if !used {
                     let mut wrong = panels.clone();
                     wrong[at] = 1;
-                    assert!(!padding_is_zero(&wrong, outputs, inner), "{outputs} {inner} {at}");
+                    assert!(
+                        !padding_is_zero(bytemuck::cast_slice(&wrong), outputs, inner),
+                        "{outputs} {inner} {at}"
+                    );
                 }
             }
-            assert!(padding_is_zero(&panels, outputs, inner));
+            assert!(padding_is_zero(bytemuck::cast_slice(&panels), outputs, inner));
         }
     }
 

@@ -9,15 +9,17 @@
 //! | keys and values | normalized tokens |
 //! | attention | normalized tokens, which the heads' outputs replace; queries; scores and weights of a group of rows |
 //! | MLP | normalized tokens; hidden activations |
-//! | mean | one sum a channel |
+//! | mean | a sum and a mean a channel |
+//! | logits | the embedding, normalized and not |
+//!
+//! Weights of 4 bits are unpacked before everything else of a tile, a panel at a time.
 //!
 //! The fewest rows of a tile are a group of the kernel's: each row of weights that comes from flash serves that many. With more
 //! memory tiles have more rows. Every buffer starts at a 16-byte boundary.
 
 use core::ops::Range;
 
-use crate::kernel::Kernel;
-use crate::layers::stride;
+use crate::kernel::Needs;
 use crate::panel::{PANEL, QUAD, padded, panels_len};
 use crate::{ALIGNMENT, Error, Geometry};
 
@@ -27,16 +29,69 @@ pub(crate) struct Plan {
     pub(crate) geometry: Geometry,
     /// Tokens that are encoded, with the class token.
     pub(crate) tokens: usize,
-    /// Whether the mean is wanted.
-    pub(crate) mean: bool,
+    /// Whether a panel of weights is unpacked before it is used.
+    pub(crate) unpacks: bool,
+    /// What is wanted, and needs memory when all blocks are done.
+    pub(crate) last: Last,
     /// Shares of the tokens that are computed side by side.
     pub(crate) workers: usize,
 }
 
+/// What the least scratch memory of an encoder is used for, in bytes; of every block the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScratchUsage {
+    /// The tokens, from the embedding to the end.
+    pub tokens: usize,
+    /// The keys and values of all tokens, through a block.
+    pub keys_and_values: usize,
+    /// Rows (tokens) of a tile.
+    pub tile_rows: usize,
+    /// What a tile needs in each phase; the largest counts.
+    pub tile: Phases,
+}
+
+/// The bytes of a tile, phase by phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phases {
+    /// Pixels of its patches.
+    pub embedding: usize,
+    /// A block's first pass: normalized tokens.
+    pub keys_and_values: usize,
+    /// Its second: normalized tokens, queries, scores, softmax weights.
+    pub attention: usize,
+    /// Normalized tokens, hidden activations.
+    pub mlp: usize,
+    /// Mean and logits.
+    pub outputs: usize,
+}
+
+/// Outputs that need memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Last {
+    /// The mean, wanted or pooled for the logits.
+    pub(crate) mean: bool,
+    pub(crate) logits: bool,
+}
+
+impl ScratchUsage {
+    /// All of it: the least scratch memory.
+    pub fn total(&self) -> usize {
+        let tile = &self.tile;
+        let phases = [
+            tile.embedding,
+            tile.keys_and_values,
+            tile.attention,
+            tile.mlp,
+            tile.outputs,
+        ];
+        self.tokens + self.keys_and_values + phases.into_iter().fold(0, usize::max)
+    }
+}
+
 impl Plan {
     /// Bytes for tiles of at least `rows` rows.
-    pub(crate) fn len<K: Kernel>(&self, rows: usize) -> usize {
-        self.fixed_len() + self.workers.max(1) * self.tile_len::<K>(whole_groups::<K>(rows))
+    pub(crate) fn len(&self, needs: Needs, rows: usize) -> usize {
+        self.fixed_len() + self.workers.max(1) * self.tile_len(needs, rows.max(1).next_multiple_of(needs.rows.max(1)))
     }
 
     /// The least memory for tokens, keys and values, whatever the tiles.
@@ -45,22 +100,58 @@ impl Plan {
     }
 
     /// Bytes of a worker's tile.
-    fn tile_len<K: Kernel>(&self, rows: usize) -> usize {
+    fn tile_len(&self, needs: Needs, rows: usize) -> usize {
+        let usage = ScratchUsage {
+            tokens: 0,
+            keys_and_values: 0,
+            tile_rows: rows,
+            tile: self.phases(needs, rows),
+        };
+        usage.total()
+    }
+
+    /// Bytes of a tile of so many rows, phase by phase.
+    fn phases(&self, needs: Needs, rows: usize) -> Phases {
         let g = &self.geometry;
-        let factors = |row: usize| buffer(rows * row * size_of::<K::Factor>());
-        let attention = factors(g.heads * stride::<K>(g.head_width()))
-            + buffer(4 * K::ROWS * self.scores_stride())
-            + buffer(2 * K::ROWS * self.weights_stride());
-        let block = factors(stride::<K>(g.dim)) + attention.max(factors(stride::<K>(g.hidden)));
-        let mean = if self.mean { buffer(4 * g.dim) } else { 0 };
-        block.max(factors(stride::<K>(g.patch_len()))).max(mean)
+        let factors = |rows: usize, inner: usize| buffer(rows * needs.stride(inner) * needs.factor);
+        let unpacked = match self.unpacks {
+            true => buffer(PANEL * padded(g.dim.max(g.hidden))),
+            false => 0,
+        };
+        let normalized = unpacked + factors(rows, g.dim);
+        let scores = buffer(4 * needs.rows * self.scores_stride()) + buffer(2 * needs.rows * self.weights_stride());
+        let sums = if self.last.mean {
+            buffer(4 * g.dim) + buffer(2 * g.dim)
+        } else {
+            0
+        };
+        Phases {
+            embedding: factors(rows, g.patch_len()),
+            keys_and_values: normalized,
+            attention: normalized + factors(rows * g.heads, g.head_width()) + scores,
+            mlp: normalized + factors(rows, g.hidden),
+            outputs: match self.last.logits {
+                true => buffer(2 * g.dim) + sums.max(factors(1, g.dim)),
+                false => sums,
+            },
+        }
+    }
+
+    /// What the least memory is used for.
+    pub(crate) fn usage(&self, needs: Needs) -> ScratchUsage {
+        ScratchUsage {
+            tokens: buffer(2 * self.tokens * self.geometry.dim),
+            keys_and_values: buffer(self.kept_len(0..self.workers)),
+            tile_rows: needs.rows,
+            tile: self.phases(needs, needs.rows),
+        }
     }
 
     /// Splits the memory.
     ///
     /// # Errors
     /// [`Error::Misaligned`], or [`Error::Length`] with the bytes needed.
-    pub(crate) fn split<'s, K: Kernel>(&self, scratch: &'s mut [u8]) -> Result<Memory<'s>, Error> {
+    pub(crate) fn split<'s>(&self, needs: Needs, scratch: &'s mut [u8]) -> Result<Memory<'s>, Error> {
         let by = scratch.as_ptr().addr() % ALIGNMENT;
         if by != 0 {
             return Err(Error::Misaligned {
@@ -70,7 +161,7 @@ impl Plan {
         }
         let short = Error::Length {
             what: "scratch memory's bytes",
-            expected: self.len::<K>(0),
+            expected: self.len(needs, 0),
             actual: scratch.len(),
         };
         let mut rest = Rest(scratch);
@@ -78,7 +169,7 @@ impl Plan {
         let kept = rest.take(self.kept_len(0..self.workers)).ok_or(short)?;
         // Of equal length, from a boundary on.
         let tile_len = rest.0.len() / self.workers.max(1) / ALIGNMENT * ALIGNMENT;
-        let rows = self.rows_that_fit::<K>(tile_len).ok_or(short)?;
+        let rows = self.rows_that_fit(needs, tile_len).ok_or(short)?;
         Ok(Memory {
             tokens,
             kept,
@@ -89,18 +180,22 @@ impl Plan {
     }
 
     /// The most rows of tiles of this many bytes, whole groups, but no more than a worker's tokens need.
-    fn rows_that_fit<K: Kernel>(&self, bytes: usize) -> Option<usize> {
-        let groups = self.tokens.div_ceil(self.workers.max(1)).div_ceil(K::ROWS).max(1);
+    fn rows_that_fit(&self, needs: Needs, bytes: usize) -> Option<usize> {
+        let groups = self
+            .tokens
+            .div_ceil(self.workers.max(1))
+            .div_ceil(needs.rows.max(1))
+            .max(1);
         let (mut least, mut most) = (0, groups);
         while least < most {
             let middle = (least + most).div_ceil(2);
-            if self.tile_len::<K>(middle * K::ROWS) <= bytes {
+            if self.tile_len(needs, middle * needs.rows) <= bytes {
                 least = middle;
             } else {
                 most = middle - 1;
             }
         }
-        (least > 0).then_some(least * K::ROWS)
+        (least > 0).then_some(least * needs.rows)
     }
 
     /// The tokens of some workers: contiguous, in the workers' order. Only the last share ends within a quad.
@@ -146,10 +241,6 @@ impl Plan {
 /// How many numbers a range has; `len` of the standard library could panic.
 pub(crate) fn count(range: &Range<usize>) -> usize {
     range.end.saturating_sub(range.start)
-}
-
-fn whole_groups<K: Kernel>(rows: usize) -> usize {
-    rows.max(1).next_multiple_of(K::ROWS)
 }
 
 const fn buffer(bytes: usize) -> usize {

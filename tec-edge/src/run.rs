@@ -1,19 +1,19 @@
 //! One image's way through the encoder, by any kernel, by one thread or several.
 
 use bytemuck::Zeroable;
-use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32, reciprocal, round_shift, saturate_i16};
+use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32};
 
 use crate::block::{Block, add};
 use crate::encoder::{Encoder, Image, Options, Output};
-use crate::format::{HEAD_SECTIONS, Section, section_index};
+use crate::format::{Precision, Section};
 use crate::kernel::Kernel;
-use crate::layers::{Linear, Norm, stride};
+use crate::layers::{Linear, stride};
 use crate::panel::PANEL;
 use crate::plan::{Memory, Part, Plan, Rest, count};
 use crate::team::Team;
 use crate::trace::{NoTrace, Stage, Trace, TraceValues};
-use crate::views::{I16s, I32s, part_mut};
-use crate::{Error, Geometry};
+use crate::views::{I16s, I32s, part, part_mut};
+use crate::{Error, Geometry, outputs};
 
 /// An image on its way.
 pub(crate) struct Run<'r, 'a, K, T> {
@@ -42,6 +42,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
     /// Encodes the image. What `trace` records needs one worker.
     pub(crate) fn run(&self, scratch: &mut [u8], out: Output<'_>, trace: &mut impl Trace) -> Result<(), Error> {
         let geometry = self.encoder.geometry();
+        const { assert!(size_of::<K::Factor>() == K::NEEDS.factor, "the table of needs is wrong") };
         let plan = self.encoder.plan(&self.options, out.outputs());
         let Memory {
             tokens,
@@ -49,7 +50,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             tiles,
             tile_len,
             rows,
-        } = plan.split::<K>(scratch)?;
+        } = plan.split(K::NEEDS, scratch)?;
         let layout = Layout { plan, tile_len, rows };
         self.pass(&layout, &Pass::Embed, tokens, &mut [], tiles, trace)?;
         trace.record(Stage::Embedding, 0, 0, TraceValues::I16(tokens));
@@ -65,7 +66,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                 trace,
             )?;
         }
-        self.write_outputs(tokens, tiles, out)
+        outputs::write(self.encoder, self.kernel, tokens, tiles, out).ok_or(SHORT)
     }
 
     fn pass(
@@ -124,12 +125,10 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
     fn embed(&self, layout: &Layout, part: Part<'_>) -> Result<(), Error> {
         let Geometry { dim, .. } = *self.encoder.geometry();
         let patch_len = self.encoder.geometry().patch_len();
-        let section = |section| {
-            let index = HEAD_SECTIONS.iter().position(|&s| s == section);
-            self.encoder.file().section(index.unwrap_or(usize::MAX))
-        };
+        let section = |section| self.encoder.file().outside(section);
         let projection = Linear {
-            weight: bytemuck::cast_slice(section(Section::PatchWeight)),
+            weight: section(Section::PatchWeight),
+            precision: Precision::Int8,
             inner: patch_len,
             bias: I32s(section(Section::PatchBias)),
             multiplier: I32s(section(Section::PatchMultiplier)),
@@ -161,13 +160,19 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                 self.gather(self.patch(first + number * layout.rows + i), row)?;
                 self.kernel.finish(row);
             }
-            projection.apply(self.kernel, factors, 0..dim.div_ceil(PANEL), |row, output, values| {
-                for (token, values) in (row..).zip(values) {
-                    let slots = part_mut(tile, token * dim + output, PANEL.min(dim - output));
-                    // The position is there already.
-                    add(slots, values);
-                }
-            });
+            projection.apply(
+                self.kernel,
+                factors,
+                0..dim.div_ceil(PANEL),
+                &mut [],
+                |row, output, values| {
+                    for (token, values) in (row..).zip(values) {
+                        let slots = part_mut(tile, token * dim + output, PANEL.min(dim - output));
+                        // The position is there already.
+                        add(slots, values);
+                    }
+                },
+            );
         }
         Ok(())
     }
@@ -188,6 +193,11 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         let grid = geometry.grid().max(1);
         let row_len = size * channels;
         let (top, left) = (patch / grid * size, patch % grid * row_len);
+        let repeat = if matches!(self.image, Image::Grey(_)) {
+            channels.max(1)
+        } else {
+            1
+        };
         let mut put = |i: usize, pixel| {
             if let Some(slot) = out.get_mut(self.kernel.at(i)) {
                 *slot = self.kernel.factor(center_pixel(pixel));
@@ -197,9 +207,12 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             let start = (top + y) * geometry.image_size * channels + left;
             let place = y * row_len;
             match self.image {
-                Image::Pixels(pixels) => {
-                    let row = pixels.get(start..start + row_len).unwrap_or_default();
-                    row.iter().enumerate().for_each(|(x, &pixel)| put(place + x, pixel));
+                // A grey pixel stands for all channels.
+                Image::Pixels(pixels) | Image::Grey(pixels) => {
+                    let row = part(pixels, start / repeat, row_len / repeat);
+                    for (x, &pixel) in row.iter().enumerate() {
+                        (0..repeat).for_each(|i| put(place + x * repeat + i, pixel));
+                    }
                 }
                 Image::Normalized(values) => {
                     let normalization = self.encoder.normalization();
@@ -211,49 +224,6 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                         put(place + x, pixel.map_err(|_| Error::NotANumber { index: start + x })?);
                     }
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// The final norm and the outputs.
-    fn write_outputs(&self, tokens: &[i16], memory: &mut [u8], out: Output<'_>) -> Result<(), Error> {
-        let header = self.encoder.header();
-        let geometry = &header.geometry;
-        let dim = (geometry.dim).max(1);
-        let tail = section_index(geometry.depth, 0);
-        let norm = Norm {
-            multiplier: I32s(self.encoder.file().section(tail)),
-            offset: I32s(self.encoder.file().section(tail + 1)),
-            bits: header.norm_bits.into(),
-            epsilon: header.epsilon,
-        };
-        let shift = |bits: i8| norm.bits.saturating_add_signed(-i32::from(bits));
-        let mut rows = tokens.chunks_exact(dim);
-        let class = rows.next().unwrap_or(&[]);
-        if let Some(out) = out.class {
-            norm.output(class, shift(header.class_bits), out);
-        }
-        let shift = shift(header.patch_bits);
-        if let Some(out) = out.patches {
-            for (row, out) in rows.clone().zip(out.chunks_exact_mut(dim)) {
-                norm.output(row, shift, out);
-            }
-        }
-        if let Some(out) = out.mean {
-            let sums = Rest(memory).take::<i32>(geometry.dim).ok_or(SHORT)?;
-            sums.fill(0);
-            let count = rows.len();
-            for row in rows {
-                norm.output(row, shift, out);
-                sums.iter_mut()
-                    .zip(&*out)
-                    .for_each(|(sum, &value)| *sum = sum.wrapping_add(value.into()));
-            }
-            let inverse = reciprocal(count as u32);
-            let shift = header.mean_shift(count).unwrap_or(0);
-            for (slot, &sum) in out.iter_mut().zip(&*sums) {
-                *slot = saturate_i16(round_shift(i64::from(sum).wrapping_mul(inverse.mantissa), shift));
             }
         }
         Ok(())

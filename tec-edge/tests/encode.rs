@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bytes, Random, file, geometry, header, reference, reference_of};
+use common::{Bytes, Random, file, geometry, header, reference, reference_of, variants};
 use tec_edge::{BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs};
 
 #[derive(Debug, PartialEq)]
@@ -10,6 +10,15 @@ struct Encoded {
     class: Vec<i16>,
     mean: Vec<i16>,
     patches: Vec<i16>,
+    logits: Vec<i16>,
+}
+
+/// Every output that an encoder has.
+fn all_of(encoder: &Encoder<'_>) -> Outputs {
+    Outputs {
+        logits: encoder.header().head.is_some(),
+        ..Outputs::ALL
+    }
 }
 
 fn encode(encoder: &Encoder<'_>, image: Image<'_>, poison: u8) -> Encoded {
@@ -18,18 +27,20 @@ fn encode(encoder: &Encoder<'_>, image: Image<'_>, poison: u8) -> Encoded {
 
 /// With `more` bytes of scratch memory than needed.
 fn encode_with(encoder: &Encoder<'_>, options: &Options<'_>, image: Image<'_>, more: usize, poison: u8) -> Encoded {
-    let mut scratch = Bytes::filled(encoder.scratch_len_with(options, Outputs::ALL) + more, poison);
+    let mut scratch = Bytes::filled(encoder.scratch_len_with(options, all_of(encoder)) + more, poison);
     let dim = encoder.geometry().dim;
     let patches = options.patches.map_or(encoder.geometry().patches(), <[u32]>::len);
     let mut out = Encoded {
         class: vec![7; dim],
         mean: vec![7; dim],
         patches: vec![7; patches * dim],
+        logits: vec![7; encoder.output_len(OutputKind::Logits)],
     };
     let output = Output {
         class: Some(&mut out.class),
         mean: Some(&mut out.mean),
         patches: Some(&mut out.patches),
+        logits: (!out.logits.is_empty()).then_some(&mut out.logits),
     };
     encoder.encode_with(options, image, scratch.get_mut(), output).unwrap();
     out
@@ -81,8 +92,10 @@ fn geometries() -> Vec<Geometry> {
 #[test]
 fn gives_the_bits_of_the_specification() {
     for (i, geometry) in geometries().into_iter().enumerate() {
-        for wild in [false, true] {
-            let mut header = header(geometry);
+        for (wild, mut header) in [false, true]
+            .into_iter()
+            .flat_map(|wild| variants(geometry).into_iter().map(move |v| (wild, v)))
+        {
             if wild {
                 header.residual_bits = -3;
                 header.epsilon = 1;
@@ -95,8 +108,9 @@ fn gives_the_bits_of_the_specification() {
                 let pixels = pixels(&encoder, seed);
                 let got = encode(&encoder, Image::Pixels(&pixels), 0);
                 let expected = reference(&header, bytes.get(), &pixels);
-                let what = format!("{}, geometry {i}, wild {wild}", back_end.name());
+                let what = format!("{}, geometry {i}, wild {wild}, {header:?}", back_end.name());
                 assert_eq!(got.class, expected.class, "class, {what}");
+                assert_eq!(got.logits, expected.logits, "logits, {what}");
                 assert_eq!(got.patches, expected.patches, "patches, {what}");
                 assert_eq!(got.mean, expected.mean, "mean, {what}");
                 let alive = got
@@ -108,6 +122,16 @@ fn gives_the_bits_of_the_specification() {
                     wild || geometry.dim == 1 || alive > got.patches.len() / 2,
                     "the outputs say little"
                 );
+                let alive = got
+                    .logits
+                    .iter()
+                    .filter(|x| (1..32767).contains(&x.unsigned_abs()))
+                    .count();
+                assert!(
+                    wild || geometry.dim < 12 || alive * 2 >= got.logits.len(),
+                    "{:?}",
+                    got.logits
+                );
             }
         }
     }
@@ -115,43 +139,75 @@ fn gives_the_bits_of_the_specification() {
 
 #[test]
 fn does_not_depend_on_what_the_scratch_held() {
-    let bytes = Bytes::new(&file(&header(geometry()), 1, false));
-    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
-    let pixels = pixels(&encoder, 9);
-    let first = encode(&encoder, Image::Pixels(&pixels), 0);
-    for poison in [0x55, 0x80, 0xff] {
-        let again = encode(&encoder, Image::Pixels(&pixels), poison);
-        assert_eq!(
-            (&again.class, &again.mean, &again.patches),
-            (&first.class, &first.mean, &first.patches)
-        );
+    for header in variants(geometry()) {
+        let bytes = Bytes::new(&file(&header, 1, false));
+        let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+        let pixels = pixels(&encoder, 9);
+        let first = encode(&encoder, Image::Pixels(&pixels), 0);
+        for poison in [0x55, 0x80, 0xff] {
+            assert_eq!(encode(&encoder, Image::Pixels(&pixels), poison), first);
+        }
     }
 }
 
 #[test]
 fn one_output_is_the_same_as_all() {
-    let bytes = Bytes::new(&file(&header(geometry()), 2, false));
-    let encoder = Encoder::from_bytes(bytes.get()).unwrap();
-    let pixels = pixels(&encoder, 3);
-    let all = encode(&encoder, Image::Pixels(&pixels), 0);
-    let mut out = vec![0; 12];
-    let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::MEAN), 0xaa);
-    let output = Output {
-        mean: Some(&mut out),
-        ..Output::default()
-    };
-    encoder
-        .encode(Image::Pixels(&pixels), scratch.get_mut(), output)
-        .unwrap();
-    assert_eq!(out, all.mean);
-    let output = Output {
-        class: Some(&mut out),
-        ..Output::default()
-    };
-    encoder
-        .encode(Image::Pixels(&pixels), scratch.get_mut(), output)
-        .unwrap();
-    assert_eq!(out, all.class);
+    for header in variants(geometry()) {
+        let bytes = Bytes::new(&file(&header, 2, false));
+        let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+        let pixels = pixels(&encoder, 3);
+        let all = encode(&encoder, Image::Pixels(&pixels), 0);
+        let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::MEAN), 0xaa);
+        let image = Image::Pixels(&pixels);
+        let mut out = vec![0; 12];
+        let output = Output {
+            mean: Some(&mut out),
+            ..Output::default()
+        };
+        encoder.encode(image, scratch.get_mut(), output).unwrap();
+        assert_eq!(out, all.mean);
+        let output = Output {
+            class: Some(&mut out),
+            ..Output::default()
+        };
+        encoder.encode(image, scratch.get_mut(), output).unwrap();
+        assert_eq!(out, all.class);
+
+        let mut out = vec![0; all.logits.len()];
+        let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::LOGITS), 0xaa);
+        let output = Output {
+            logits: Some(&mut out),
+            ..Output::default()
+        };
+        let done = encoder.encode(image, scratch.get_mut(), output);
+        match header.head {
+            Some(_) => assert_eq!((done, out), (Ok(()), all.logits)),
+            None => assert_eq!(done, Err(Error::NoOutput { what: "class logits" })),
+        }
+    }
+}
+
+#[test]
+fn grey_pixels_are_those_of_every_channel() {
+    let grey: Vec<u8> = (0..144).map(|i| (i * 37 % 256) as u8).collect();
+    let colors: Vec<u8> = grey.iter().flat_map(|&pixel| [pixel; 3]).collect();
+    for channels in [1, 3] {
+        let header = header(Geometry { channels, ..geometry() });
+        let bytes = Bytes::new(&file(&header, 3, false));
+        let encoder = Encoder::from_bytes(bytes.get()).unwrap();
+        let pixels = if channels == 1 { &grey } else { &colors };
+        let expected = encode(&encoder, Image::Pixels(pixels), 0);
+        assert_eq!(encode(&encoder, Image::Grey(&grey), 0), expected);
+        let mut scratch = Bytes::filled(encoder.scratch_len(Outputs::ALL), 0);
+        let error = encoder.encode(Image::Grey(&colors), scratch.get_mut(), Output::default());
+        let what = "image's values";
+        let wrong = Err(Error::Length {
+            what,
+            expected: 144,
+            actual: 432,
+        });
+        assert_eq!(error, wrong);
+    }
 }
 
 #[test]
@@ -258,6 +314,9 @@ fn scratch_is_small() {
             let len = encoder.with_back_end(back_end).scratch_len(Outputs::ALL);
             println!("scratch of dim {}, {}: {len} bytes", geometry.dim, back_end.name());
             assert!(len <= limit * 1024, "{}: {len}", back_end.name());
+            // And every byte of it has a purpose.
+            let usage = encoder.scratch_usage(back_end.name(), Outputs::ALL).unwrap();
+            assert_eq!(usage.total(), len);
         }
         // What this order of computing cannot do without: tokens of 16 bits, keys and values of all heads, and of the four tokens that
         // share a pass over the weights what enters the MLP and its hidden activations.
@@ -282,8 +341,10 @@ fn neither_back_end_nor_workers_nor_memory_change_a_bit() {
         hidden: 144,
     };
     for (i, geometry) in geometries().into_iter().chain([larger]).enumerate() {
-        for wild in [false, true] {
-            let header = header(geometry);
+        let variants = variants(geometry)
+            .into_iter()
+            .take(if geometry.dim == 64 { 2 } else { 5 });
+        for (wild, header) in variants.flat_map(|header| [(false, header), (true, header)]) {
             let bytes = Bytes::new(&file(&header, 40 + i as u64, wild));
             let encoder = Encoder::from_bytes(bytes.get()).unwrap();
             let image = pixels(&encoder, 5);
@@ -310,6 +371,7 @@ fn neither_back_end_nor_workers_nor_memory_change_a_bit() {
                         assert_eq!(got.class, expected.class, "{what}");
                         assert_eq!(got.patches, expected.patches, "{what}");
                         assert_eq!(got.mean, expected.mean, "{what}");
+                        assert_eq!(got.logits, expected.logits, "{what}");
                     }
                 }
             }

@@ -6,7 +6,7 @@ mod common;
 use common::{Bytes, Random};
 use tec_core::integer::{round_shift, softmax_weights};
 use tec_edge::layers::{I32s, Linear, Norm};
-use tec_edge::{BackEnd, panel};
+use tec_edge::{BackEnd, Precision, int4, panel};
 
 /// Mostly ordinary numbers of up to `bits` bits, often extreme ones.
 fn number(random: &mut Random, bits: u32) -> i64 {
@@ -18,6 +18,11 @@ fn number(random: &mut Random, bits: u32) -> i64 {
         3 => random.range(low, high) >> (random.next() % u64::from(bits)),
         _ => random.range(low, high),
     }
+}
+
+/// Fewer where every instruction is interpreted.
+fn cases(count: usize) -> std::ops::Range<usize> {
+    0..if cfg!(miri) { count / 40 } else { count }
 }
 
 fn bytes_of(values: &[i32]) -> Bytes {
@@ -32,7 +37,7 @@ fn shifted(bytes: &[u8], skip: usize) -> Bytes {
 #[test]
 fn linear_layers() {
     let random = &mut Random(1);
-    for case in 0..400 {
+    for case in cases(400) {
         let (count, inner, outputs) = (
             1 + case % 11,
             random.range(1, 90) as usize,
@@ -69,7 +74,8 @@ fn linear_layers() {
             let panels = shifted(bytemuck::cast_slice(&panels), skip);
             let (bias, multiplier) = (bytes_of(&bias), bytes_of(&multiplier));
             let layer = Linear {
-                weight: bytemuck::cast_slice(&panels.get()[skip..]),
+                weight: &panels.get()[skip..],
+                precision: Precision::Int8,
                 inner,
                 bias: I32s::from_bytes(bias.get()),
                 multiplier: I32s::from_bytes(multiplier.get()),
@@ -90,9 +96,54 @@ fn linear_layers() {
 }
 
 #[test]
+fn linear_layers_of_four_bits() {
+    let random = &mut Random(5);
+    for case in cases(200) {
+        let (count, inner, outputs) = (1 + case % 9, random.range(1, 90) as usize, random.range(1, 40) as usize);
+        let group = 4 * random.range(1, 24) as usize;
+        let groups = inner.div_ceil(group);
+        let q: Vec<i8> = (0..outputs * inner).map(|_| random.range(-8, 7) as i8).collect();
+        let scales: Vec<u8> = (0..outputs * groups).map(|_| random.next() as u8).collect();
+        let weights = q.iter().enumerate().map(|(i, &q)| {
+            let scale = scales[i / inner * groups + i % inner / group];
+            (f64::from(q) * f64::from(scale) / 16.0 + 0.5).floor() as i8
+        });
+        let weights: Vec<i8> = weights.collect();
+        let rows: Vec<i8> = (0..count * inner).map(|_| number(random, 8) as i8).collect();
+        let mut panels = vec![0; panel::panels_len(outputs, inner)];
+        panel::pack(&weights, inner, &mut panels);
+        let mut packed = vec![0; int4::panels_len(outputs, inner, group)];
+        int4::pack(&q, &scales, inner, group, &mut packed);
+        let (eight, four) = (Bytes::new(bytemuck::cast_slice(&panels)), Bytes::new(&packed));
+        let (bias, multiplier) = (bytes_of(&vec![77; outputs]), bytes_of(&vec![1 << 20; outputs]));
+        let layer = |weight, precision| Linear {
+            weight,
+            precision,
+            inner,
+            bias: I32s::from_bytes(bias.get()),
+            multiplier: I32s::from_bytes(multiplier.get()),
+            shift: 22,
+        };
+        for back_end in BackEnd::all() {
+            let computed = [
+                layer(eight.get(), Precision::Int8),
+                layer(four.get(), Precision::Int4 { group }),
+            ]
+            .map(|layer| {
+                let mut memory = Bytes::filled(layer.memory(count), 0x5A);
+                let mut out = vec![7; count * outputs];
+                back_end.linear(&layer, &rows, memory.get_mut(), &mut out).unwrap();
+                out
+            });
+            assert_eq!(computed[0], computed[1], "{}, case {case}", back_end.name());
+        }
+    }
+}
+
+#[test]
 fn norms() {
     let random = &mut Random(2);
-    for case in 0..600 {
+    for case in cases(600) {
         let dim = match case % 8 {
             0 => [384, 768, 1000, 24_576][case / 8 % 4],
             _ => random.range(1, 70) as usize,
@@ -152,7 +203,7 @@ fn norms() {
 fn softmax() {
     let random = &mut Random(3);
     let mut between = 0;
-    for case in 0..2000 {
+    for case in cases(2000) {
         let count = random.range(1, 70) as usize;
         let multiplier = match case % 10 {
             0 => number(random, 32),
@@ -183,14 +234,14 @@ fn softmax() {
             assert_eq!((got, weights), (sum, expected.clone()), "{what}");
         }
     }
-    assert!(between > 5000, "the weights say little: {between}");
+    assert!(between > cases(2000).len() * 5 / 2, "the weights say little: {between}");
 }
 
 #[test]
 fn weighted_values() {
     let random = &mut Random(4);
-    for case in 0..400 {
-        let (tokens, channels) = (4 * random.range(1, 40) as usize, random.range(1, 40) as usize);
+    for case in cases(400) {
+        let (tokens, channels) = (random.range(1, 160) as usize, random.range(1, 40) as usize);
         let mut many = |len: usize, low: i64, high: i64| -> Vec<i64> {
             let one = |_| match case % 4 {
                 0 => low,
@@ -199,22 +250,31 @@ fn weighted_values() {
             };
             (0..len).map(one).collect()
         };
-        let weights: Vec<i16> = many(tokens, -4095, 4095).iter().map(|&w| w as i16).collect();
+        let rows = 1 + case % 9;
+        let weights: Vec<i16> = many(rows * tokens, -4095, 4095).iter().map(|&w| w as i16).collect();
         let values: Vec<i8> = many(channels * tokens, -128, 127).iter().map(|&v| v as i8).collect();
         let mut panels = vec![0; panel::panels_len(channels, tokens)];
         panel::pack(&values, tokens, &mut panels);
-        let sum = |row: &[i8]| {
-            let products = row.iter().zip(&weights).map(|(&v, &w)| i64::from(v) * i64::from(w));
+        let sum = |weights: &[i16], row: &[i8]| {
+            let products = row.iter().zip(weights).map(|(&v, &w)| i64::from(v) * i64::from(w));
             products.sum::<i64>() as i32
         };
-        let expected: Vec<i32> = values.chunks(tokens).map(sum).collect();
+        let expected: Vec<i32> = weights
+            .chunks(tokens)
+            .flat_map(|weights| values.chunks(tokens).map(move |row| sum(weights, row)))
+            .collect();
+        let padded = panel::padded(tokens);
+        let mut filled = vec![0i16; rows * padded];
+        for (filled, weights) in filled.chunks_mut(padded).zip(weights.chunks(tokens)) {
+            filled[..tokens].copy_from_slice(weights);
+        }
         for skip in [0, 2] {
             let panels = shifted(bytemuck::cast_slice(&panels), skip);
             for back_end in BackEnd::all() {
-                let mut weights = shifted(bytemuck::cast_slice(&weights), skip);
+                let mut weights = shifted(bytemuck::cast_slice(&filled), skip);
                 let weights = bytemuck::cast_slice_mut(&mut weights.get_mut()[skip..]);
-                let mut out = vec![7; channels];
-                back_end.weighted(weights, bytemuck::cast_slice(&panels.get()[skip..]), &mut out);
+                let mut out = vec![7; rows * channels];
+                back_end.weighted(weights, tokens, bytemuck::cast_slice(&panels.get()[skip..]), &mut out);
                 assert_eq!(out, expected, "{}, case {case}, skip {skip}", back_end.name());
             }
         }

@@ -8,6 +8,11 @@ use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resize
 
 use crate::{Pixels, Rect};
 
+/// The share of the shorter side that evaluation keeps: 224 of 256 pixels.
+const EVAL_CROP: f64 = 0.875;
+/// Below this size, evaluation does not cut off a margin: 1/8 of a 32-pixel image is part of its subject.
+const EVAL_CROP_FROM: usize = 64;
+
 /// A part of an image, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Region {
@@ -44,6 +49,48 @@ impl Region {
             top: 0,
             width: pixels.width,
             height: pixels.height,
+        }
+    }
+
+    /// What evaluation takes of an image of `width` × `height` pixels, each at least 1, for a model of `size`.
+    ///
+    /// An image that has the model's size already is taken as it is. Otherwise the shorter side is resized to
+    /// `floor(size / 0.875)` and the central square cut out, as MAE's evaluation does (256 for 224); for models below 64
+    /// pixels, to `size` itself, so that only the longer side loses its ends.
+    pub fn central_square(width: usize, height: usize, size: usize) -> Self {
+        if width == size && height == size {
+            return Self::Cut {
+                left: 0,
+                top: 0,
+                width,
+                height,
+            };
+        }
+        let shorter = if size < EVAL_CROP_FROM {
+            size
+        } else {
+            (size as f64 / EVAL_CROP) as usize
+        };
+        // torchvision's Resize: the longer side is cut to whole pixels. In 64 bits, for a browser's usize has 32.
+        let longer = |side: usize, other: usize| (shorter as u64).saturating_mul(side as u64) / other as u64;
+        let (resized_width, resized_height) = if width <= height {
+            (shorter as u64, longer(height, width))
+        } else {
+            (longer(width, height), shorter as u64)
+        };
+        let along = |side: usize, resized: u64| {
+            let scale = side as f64 / resized as f64;
+            let start = ((resized - size as u64) as f64 / 2.0).round_ties_even() * scale;
+            // Rounding must not carry the window past the edge.
+            (start, (size as f64 * scale).min(side as f64 - start))
+        };
+        let (left, window_width) = along(width, resized_width);
+        let (top, window_height) = along(height, resized_height);
+        Self::Window {
+            left,
+            top,
+            width: window_width,
+            height: window_height,
         }
     }
 

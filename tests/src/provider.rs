@@ -3,7 +3,7 @@
 use tec_device::frame::FrameKind;
 use tec_device::tensors::{ALIGNMENT, HEAD_LEN, Tensors, head, write_head, write_tensor_head};
 use tec_device::{Operation, Status};
-use tec_edge::{Stage, Trace, TraceValues};
+use tec_edge::{BackEnd, Stage, Trace, TraceValues};
 
 use crate::error::{Error, Result};
 use crate::link::{Link, Reply};
@@ -71,18 +71,25 @@ pub trait Provider {
 }
 
 /// The host's own `tec-core` and `tec-edge`, in this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InProcess {
     name: String,
+    back_end: BackEnd,
     // u128 for its alignment.
     memory: Vec<u128>,
 }
 
 impl InProcess {
-    /// The host under a name of its own.
+    /// The host under a name of its own, encoders computed by the processor's best back end.
     pub fn new(name: &str) -> Self {
+        Self::by(name, BackEnd::best())
+    }
+
+    /// The host with one of its back ends.
+    pub fn by(name: &str, back_end: BackEnd) -> Self {
         Self {
             name: name.into(),
+            back_end,
             memory: vec![0; MEMORY / 16],
         }
     }
@@ -102,7 +109,7 @@ impl Provider for InProcess {
         let slot = memory.get_mut(..request.len()).ok_or(Failure::DoesNotFit)?;
         slot.copy_from_slice(&request);
         let mut parts = Parts::default();
-        let range = tec_device::answer(memory, request.len(), &mut parts);
+        let range = tec_device::answer_by(self.back_end, memory, request.len(), &mut parts);
         let mut answer = decode(memory.get(range).unwrap_or(&[]), 0)?;
         answer.parts = parts.0;
         Ok(answer)

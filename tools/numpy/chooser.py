@@ -12,9 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder import Constants, embedding, encode_block, heads_of, means_of, norm_of, patch_inputs, scores_of
-from encoder_file import GEOMETRY
-from operations import attended, gelu, normalized, sums
+import panels
+from encoder import (
+    Constants,
+    embedding,
+    encode_block,
+    head_inputs,
+    heads_of,
+    matrix,
+    mean_of,
+    means_of,
+    norm_of,
+    outputs_of,
+    patch_inputs,
+    scores_of,
+)
+from encoder_file import GEOMETRY, OF_HEAD
+from operations import attended, from_4_bits, gelu, normalized, sums
 from rounding import Ints, clamp8, rounded
 
 Random = np.random.Generator
@@ -45,6 +59,11 @@ class Plan:
     mean_bits: int = 13
     patch_bits: int = 12
     table: str = "gelu"
+    fc_norm: int = 0
+    classes: int = 0
+    group: int = 0
+    logit_bits: int = 11
+    logit_target: int = 20000
 
     @property
     def patches(self) -> int:
@@ -59,6 +78,12 @@ def weights(random: Random, *shape: int) -> NDArray[np.int8]:
     places = random.integers(0, rows.shape[1], shape[0])
     rows[np.arange(shape[0]), places] = random.choice([-127, 127], shape[0])
     return rows.reshape(shape).astype(np.int8)
+
+
+def weights_4(random: Random, outputs: int, inputs: int, group: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+    """Random integers of 4 bits, i8 [O, K], and their scales, u8 [O, groups]."""
+    q = random.integers(-8, 8, (outputs, inputs)).astype(np.int8)
+    return q, random.integers(0, 256, (outputs, panels.groups(inputs, group))).astype(np.uint8)
 
 
 def around(random: Random, extent: int, *shape: int) -> Ints:
@@ -82,15 +107,22 @@ def fitting(random: Random, values: Ints, target: int) -> tuple[NDArray[np.int32
 
 
 def choose_linear(
-    random: Random, into: Constants, layer: str, inputs: NDArray, outputs: tuple[int, ...], target: int
+    random: Random, into: Constants, layer: str, inputs: NDArray, outputs: tuple[int, ...], target: int, group: int = 0
 ) -> None:
-    """Weights, biases, multipliers and shift of a layer for inputs i8 [T, K]; the weights' shape is `outputs` + [K]."""
+    """Weights, biases, multipliers and shift of a layer for inputs i8 [T, K]; the weights' shape is `outputs` + [K].
+
+    With `group`, the weights have 4 bits, and there are scales.
+    """
     count = int(np.prod(outputs))
     width = inputs.shape[1]
-    matrix = weights(random, count, width)
+    if group:
+        in_file, into[f"{layer}_scales"] = weights_4(random, count, width, group)
+        chosen = from_4_bits(in_file, into[f"{layer}_scales"], group)
+    else:
+        in_file = chosen = weights(random, count, width)
     biases = around(random, 400 * width, count).astype(np.int32)
-    multipliers, shift = fitting(random, sums(inputs, matrix, biases), target)
-    into[f"{layer}_weights"] = matrix.reshape(*outputs, width)
+    multipliers, shift = fitting(random, sums(inputs, chosen, biases), target)
+    into[f"{layer}_weights"] = in_file.reshape(*outputs, width)
     into[f"{layer}_biases"] = biases
     into[f"{layer}_multipliers"] = multipliers
     into[f"{layer}_shift"] = shift
@@ -100,7 +132,13 @@ def choose_norm(
     random: Random, into: Constants, layer: str, tokens: NDArray, bits: int, target: int, finer: int = 0
 ) -> None:
     """Multipliers and offsets of a norm for tokens i16 [T, D]: y · 2^−(bits − finer) reaches about `target`."""
-    n = normalized(tokens, into["epsilon"])
+    choose_affine(random, into, layer, normalized(tokens, into["epsilon"]), bits, target, finer)
+
+
+def choose_affine(
+    random: Random, into: Constants, layer: str, n: NDArray, bits: int, target: int, finer: int = 0
+) -> None:
+    """Multipliers, offsets and bits for integers n [T, D]: y · 2^−(bits − finer) reaches about `target`."""
     peaks = [max(1 << 10, int(peak)) for peak in np.abs(n).max(axis=0)]
     signs = np.where(random.integers(0, 3, len(peaks)) == 0, -1, 1)
     multipliers = np.array([min(I32_MAX, (target << (bits - finer)) // peak) for peak in peaks]) * signs
@@ -134,7 +172,7 @@ def choose_block(random: Random, plan: Plan, constants: Constants, number: int, 
 
     choose_norm(random, block, "norm1", np.concatenate(scaled), int(random.integers(24, 43)), target)
     q = [norm_of(block, "norm1", t) for t in scaled]
-    choose_linear(random, block, "qkv", np.concatenate(q), (3, plan.heads, dim // plan.heads), target)
+    choose_linear(random, block, "qkv", np.concatenate(q), (3, plan.heads, dim // plan.heads), target, plan.group)
 
     qkv = [heads_of(constants, block, x) for x in q]
     scores = [scores_of(x[0], x[1]) for x in qkv]
@@ -143,28 +181,37 @@ def choose_block(random: Random, plan: Plan, constants: Constants, number: int, 
     block["attention_multipliers"], block["attention_shift"] = fitting(random, means, target)
 
     out = attended(means, block["attention_multipliers"], block["attention_shift"])
-    choose_linear(random, block, "proj", out, (dim,), plan.residual_target)
-    projected = sums(out, block["proj_weights"], block["proj_biases"]) * block["proj_multipliers"]
+    choose_linear(random, block, "proj", out, (dim,), plan.residual_target, plan.group)
+    projected = sums(out, matrix(constants, block, "proj"), block["proj_biases"]) * block["proj_multipliers"]
     after = np.concatenate(scaled) + np.clip(rounded(projected, block["proj_shift"]), -32768, 32767)
     after = np.clip(after, -32768, 32767)
 
     choose_norm(random, block, "norm2", after, int(random.integers(24, 43)), target)
     q2 = norm_of(block, "norm2", after.astype(np.int16))
-    choose_linear(random, block, "fc1", q2, (plan.hidden,), target)
-    inner = sums(q2, block["fc1_weights"], block["fc1_biases"]) * block["fc1_multipliers"]
+    choose_linear(random, block, "fc1", q2, (plan.hidden,), target, plan.group)
+    inner = sums(q2, matrix(constants, block, "fc1"), block["fc1_biases"]) * block["fc1_multipliers"]
     block["gelu_table"] = choose_table(random, plan.table)
     hidden = gelu(clamp8(rounded(inner, block["fc1_shift"])), block["gelu_table"])
-    choose_linear(random, block, "fc2", hidden, (dim,), plan.residual_target)
+    choose_linear(random, block, "fc2", hidden, (dim,), plan.residual_target, plan.group)
     return block
+
+
+def choose_head(random: Random, plan: Plan, constants: Constants, embeddings: NDArray[np.int16]) -> None:
+    """The constants of the classification head for embeddings i16 [T, D]."""
+    constants["logit_bits"] = plan.logit_bits
+    choose_affine(random, constants, "head_norm", embeddings, 30, plan.bytes_target)
+    constants["head_bits"] = constants.pop("head_norm_bits")
+    q = head_inputs(constants, embeddings)
+    choose_linear(random, constants, "head", q, (plan.classes,), plan.logit_target)
 
 
 def choose_encoder(random: Random, plan: Plan, images: list[NDArray[np.uint8]]) -> Constants:
     """The constants of an encoder for images u8 [S, S, C]."""
     dim, patch, channels = plan.dim, plan.patch_size, plan.channels
-    planned = (*GEOMETRY, "name", "embedding", "class_bits", "mean_bits", "patch_bits")
+    planned = (*GEOMETRY, "name", "embedding", "class_bits", "mean_bits", "patch_bits", "fc_norm", "classes", "group")
     constants: Constants = {
         **{name: getattr(plan, name) for name in planned},
-        "mean_kind": 0,
+        **{name: 0 for name in OF_HEAD},
         "residual_bits": 10,
         "mean": np.array(plan.mean, dtype=np.float32),
         "std": np.array(plan.std, dtype=np.float32),
@@ -183,5 +230,14 @@ def choose_encoder(random: Random, plan: Plan, images: list[NDArray[np.uint8]]) 
         constants["blocks"].append(block)
         tokens = [encode_block(constants, block, t)["tokens"] for t in tokens]
 
-    choose_norm(random, constants, "norm", np.concatenate(tokens), 40, plan.output_target, plan.class_bits)
+    if plan.fc_norm:
+        # Class token and patches leave as the residual stream has them.
+        constants["class_bits"] = constants["patch_bits"] = constants["residual_bits"] - sum(plan.drops)
+        pooled = np.stack([mean_of(t[1:], 0) for t in tokens])
+        choose_norm(random, constants, "norm", pooled, 40, plan.output_target, plan.mean_bits)
+    else:
+        choose_norm(random, constants, "norm", np.concatenate(tokens), 40, plan.output_target, plan.class_bits)
+    if plan.classes:
+        made = [outputs_of(constants, t)["mean" if plan.embedding else "class"] for t in tokens]
+        choose_head(random, plan, constants, np.stack(made))
     return constants

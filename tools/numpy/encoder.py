@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from operations import affine, attended, average, gelu, linear, norm, normalized, pixels_of, softmax
-from rounding import clamp8, clamp16, ints, matmul, plus, reciprocal, rounded, times
+from operations import affine, attended, average, from_4_bits, gelu, linear, norm, normalized, pixels_of, softmax
+from rounding import Ints, clamp8, clamp16, ints, matmul, plus, reciprocal, rounded, times
 
 Constants = dict[str, Any]
 Trace = dict[str, NDArray]
@@ -25,6 +25,11 @@ def pixels_from_normalized(constants: Constants, image: NDArray[np.float32]) -> 
     if (pixels < 0).any():
         raise ValueError("the image has values that are not numbers")
     return pixels.astype(np.uint8)
+
+
+def pixels_from_grey(constants: Constants, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Section "Input": u8 [S, S] → u8 [S, S, C], channels that are all the same."""
+    return np.repeat(image[:, :, None], constants["channels"], axis=2)
 
 
 def patch_inputs(constants: Constants, pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
@@ -51,11 +56,23 @@ def norm_of(block: Constants, layer: str, tokens: NDArray[np.int16]) -> NDArray[
     return norm(tokens, block["epsilon"], *(block[f"{layer}_{what}"] for what in ("multipliers", "offsets", "bits")))
 
 
+def matrix(constants: Constants, block: Constants, layer: str) -> NDArray[np.int8]:
+    """The weights of a block's layer, i8 [O, K], whichever bits they have in the file."""
+    weights = block[f"{layer}_weights"]
+    rows = weights.reshape(-1, weights.shape[-1])
+    return from_4_bits(rows, block[f"{layer}_scales"], constants["group"]) if constants["group"] else rows
+
+
+def of_layer(constants: Constants, block: Constants, layer: str, q: NDArray[np.int8]) -> Ints:
+    """A linear layer of a block, not yet limited: i8 [N, K] → [N, O]."""
+    numbers = (block[f"{layer}_{what}"] for what in ("biases", "multipliers", "shift"))
+    return linear(q, matrix(constants, block, layer), *numbers)
+
+
 def heads_of(constants: Constants, block: Constants, q: NDArray[np.int8]) -> NDArray[np.int8]:
     """Step 3: i8 [N, D] → i8 [3, H, N, W], queries, keys and values."""
     dim, heads = constants["dim"], constants["heads"]
-    weights = block["qkv_weights"].reshape(3 * dim, dim)
-    flat = clamp8(linear(q, weights, block["qkv_biases"], block["qkv_multipliers"], block["qkv_shift"]))
+    flat = clamp8(of_layer(constants, block, "qkv", q))
     return flat.reshape(-1, 3, heads, dim // heads).transpose(1, 2, 0, 3)
 
 
@@ -76,10 +93,11 @@ def means_of(
     return np.stack(weights), np.concatenate(means, axis=1)
 
 
-def residual(tokens: NDArray[np.int16], q: NDArray[np.int8], block: Constants, layer: str) -> NDArray[np.int16]:
+def residual(
+    constants: Constants, block: Constants, layer: str, tokens: NDArray[np.int16], q: NDArray[np.int8]
+) -> NDArray[np.int16]:
     """Steps 5 and 8: tokens i16 [N, D] plus the layer's outputs of q, i8 [N, K]."""
-    names = [f"{layer}_{what}" for what in ("weights", "biases", "multipliers", "shift")]
-    return clamp16(plus(tokens, clamp16(linear(q, *(block[name] for name in names)))))
+    return clamp16(plus(tokens, clamp16(of_layer(constants, block, layer, q))))
 
 
 def encode_block(constants: Constants, block: Constants, tokens: NDArray[np.int16]) -> Trace:
@@ -89,9 +107,9 @@ def encode_block(constants: Constants, block: Constants, tokens: NDArray[np.int1
     qkv = heads_of(constants, block, norm1)
     weights, means = means_of(constants, block, qkv)
     attention = attended(means, block["attention_multipliers"], block["attention_shift"])
-    after_attention = residual(scaled, attention, block, "proj")
+    after_attention = residual(constants, block, "proj", scaled, attention)
     norm2 = norm_of(block, "norm2", after_attention)
-    fc1 = clamp8(linear(norm2, block["fc1_weights"], block["fc1_biases"], block["fc1_multipliers"], block["fc1_shift"]))
+    fc1 = clamp8(of_layer(constants, block, "fc1", norm2))
     hidden = gelu(fc1, block["gelu_table"])
     return {
         "scaled": scaled,
@@ -105,37 +123,74 @@ def encode_block(constants: Constants, block: Constants, tokens: NDArray[np.int1
         "norm2": norm2,
         "fc1": fc1,
         "hidden": hidden,
-        "tokens": residual(after_attention, hidden, block, "fc2"),
+        "tokens": residual(constants, block, "fc2", after_attention, hidden),
     }
 
 
-def outputs(constants: Constants, tokens: NDArray[np.int16]) -> Trace:
-    """Section "Outputs": tokens i16 [N, D] → class i16 [D], patches i16 [L, D], mean i16 [D]."""
-    bits = constants["norm_bits"]
+def final_norm(constants: Constants, tokens: NDArray[np.int16]) -> Ints:
+    """y of the final norm: tokens i16 [T, D] → [T, D], `norm_bits` fractional bits."""
     n = normalized(tokens, constants["epsilon"])
-    y = affine(n, constants["norm_multipliers"], constants["norm_offsets"], bits)
-    patches = clamp16(rounded(y[1:], bits - constants["patch_bits"]))
+    return affine(n, constants["norm_multipliers"], constants["norm_offsets"], constants["norm_bits"])
+
+
+def mean_of(patches: NDArray[np.int16], finer: int) -> NDArray[np.int16]:
+    """The mean of patches i16 [L, D], with `finer` fractional bits fewer than theirs: i16 [D]."""
     factor, shift = reciprocal(len(patches))
-    total = ints(patches).sum(axis=0)
-    mean = rounded(times(total, factor), shift + constants["patch_bits"] - constants["mean_bits"])
+    return clamp16(rounded(times(ints(patches).sum(axis=0), factor), shift + finer))
+
+
+def outputs(constants: Constants, tokens: NDArray[np.int16]) -> Trace:
+    """Section "Outputs", but for the logits: tokens i16 [N, D] → class i16 [D], patches i16 [L, D], mean i16 [D]."""
+    bits = constants["norm_bits"]
+    y = final_norm(constants, tokens)
+    patches = clamp16(rounded(y[1:], bits - constants["patch_bits"]))
     return {
         "class": clamp16(rounded(y[0], bits - constants["class_bits"])),
-        "mean": clamp16(mean),
+        "mean": mean_of(patches, constants["patch_bits"] - constants["mean_bits"]),
         "patches": patches,
     }
 
 
-def encode(constants: Constants, image: NDArray) -> Trace:
-    """Every stage of an image, u8 or normalized f32 [S, S, C]: embedding, block.B.STAGE, class, mean, patches.
+def outputs_with_fc_norm(constants: Constants, tokens: NDArray[np.int16]) -> Trace:
+    """The same outputs where the final norm is that of the mean alone."""
+    y = final_norm(constants, mean_of(tokens[1:], 0)[None, :])[0]
+    mean = clamp16(rounded(y, constants["norm_bits"] - constants["mean_bits"]))
+    return {"class": tokens[0], "mean": mean, "patches": tokens[1:]}
 
-    Their shapes are in section "Layers by name".
+
+def outputs_of(constants: Constants, tokens: NDArray[np.int16]) -> Trace:
+    """Class, patches and mean of the tokens that leave the last block, as the header says."""
+    return (outputs_with_fc_norm if constants["fc_norm"] else outputs)(constants, tokens)
+
+
+def head_inputs(constants: Constants, embeddings: NDArray[np.int16]) -> NDArray[np.int8]:
+    """q of the head: embeddings i16 [T, D] → i8 [T, D]."""
+    bits = constants["head_bits"]
+    y = affine(ints(embeddings), constants["head_norm_multipliers"], constants["head_norm_offsets"], bits)
+    return clamp8(rounded(y, bits))
+
+
+def logits(constants: Constants, made: Trace) -> NDArray[np.int16]:
+    """Class logits i16 [classes] of the output that is meant as the embedding."""
+    q = head_inputs(constants, made["mean" if constants["embedding"] else "class"][None, :])
+    names = ("head_weights", "head_biases", "head_multipliers", "head_shift")
+    return clamp16(linear(q, *(constants[name] for name in names)))[0]
+
+
+def encode(constants: Constants, image: NDArray) -> Trace:
+    """Every stage of an image: embedding, block.B.STAGE, class, mean, patches, and logits where there is a head.
+
+    Images are u8 or normalized f32 [S, S, C], or grey u8 [S, S]. The stages' shapes are in section "Layers by name".
     """
     pixels = image if image.dtype == np.uint8 else pixels_from_normalized(constants, image)
+    pixels = pixels_from_grey(constants, pixels) if pixels.ndim == 2 else pixels
     tokens = embedding(constants, patch_inputs(constants, pixels))
     trace = {"embedding": tokens}
     for number, block in enumerate(constants["blocks"]):
         stages = encode_block(constants, block, tokens)
         trace.update({f"block.{number}.{name}": value for name, value in stages.items()})
         tokens = stages["tokens"]
-    trace.update(outputs(constants, tokens))
+    trace.update(outputs_of(constants, tokens))
+    if constants["classes"]:
+        trace["logits"] = logits(constants, trace)
     return {name: np.ascontiguousarray(value) for name, value in trace.items()}

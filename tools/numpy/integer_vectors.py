@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import operations as op
+import panels
 from rounding import clamp8, clamp16, ints, isqrt, reciprocal, rounded, times
 
 Random = np.random.Generator
@@ -32,6 +33,10 @@ def i16(values: ArrayLike) -> NDArray[np.int16]:
 
 def i32(values: ArrayLike) -> NDArray[np.int32]:
     return np.array(values, dtype=np.int32)
+
+
+def u8(values: ArrayLike) -> NDArray[np.uint8]:
+    return np.array(values, dtype=np.uint8)
 
 
 def u32(values: ArrayLike) -> NDArray[np.uint32]:
@@ -206,6 +211,25 @@ def pixel_cases(random: Random) -> Iterator[Case]:
         }
 
 
+def int4_case(q: ArrayLike, scale: ArrayLike, group: int) -> Case:
+    return {"q": i8(q), "scale": u8(scale), "group": u32([group])}
+
+
+def int4_cases(random: Random) -> Iterator[Case]:
+    # Every integer with every scale, once: 64 outputs with four scales each.
+    yield int4_case(np.tile(np.arange(-8, 8), (64, 4)), np.arange(256).reshape(64, 4), 16)
+    shapes = [
+        (1, 1, 4), (1, 4, 4), (2, 5, 4), (3, 7, 8), (15, 8, 8), (16, 9, 8), (17, 10, 8), (16, 16, 16), (31, 33, 12),
+        (33, 30, 12), (48, 24, 24), (7, 65, 20), (5, 127, 64), (9, 64, 128), (18, 14, 8), (4, 3, 65536), (2, 257, 256),
+        (1, 1025, 32), (20, 100, 100),
+    ]
+    for o, k, group in shapes:
+        scale = random.integers(0, 256, (o, panels.groups(k, group)))
+        yield int4_case(random.integers(-8, 8, (o, k)), scale, group)
+    for q in (-8, -1, 7):
+        yield int4_case(np.full((17, 6), q), np.full((17, 2), 255), 4)
+
+
 def expect_scale(c: Case) -> Case:
     scaled = rounded(times(c["value"], c["multiplier"]), c["shift"])
     return {"scaled": scaled, "i8": clamp8(scaled), "i16": clamp16(scaled)}
@@ -235,6 +259,11 @@ def expect_softmax(c: Case) -> Case:
     return {"weights": weights, "sum": u32(ints(weights).sum(axis=1)), "mean": i32(mean), "out": out}
 
 
+def expect_int4(c: Case) -> Case:
+    weight = op.from_4_bits(c["q"], c["scale"], int(c["group"][0]))
+    return {"weight": weight, "packed": np.frombuffer(panels.packed_4(c["q"], c["scale"]), np.uint8)}
+
+
 INPUTS: dict[str, Callable[[Random], Iterator[Case]]] = {
     "round": round_cases,
     "scale": scale_cases,
@@ -245,6 +274,7 @@ INPUTS: dict[str, Callable[[Random], Iterator[Case]]] = {
     "softmax": softmax_cases,
     "gelu": gelu_cases,
     "pixel": pixel_cases,
+    "int4": int4_cases,
 }
 
 EXPECTED: dict[str, Callable[[Case], Case]] = {
@@ -257,4 +287,5 @@ EXPECTED: dict[str, Callable[[Case], Case]] = {
     "softmax": expect_softmax,
     "gelu": lambda c: {"y": op.gelu(c["x"], c["table"])},
     "pixel": lambda c: {"pixel": op.pixels_of(c["value"], c["std"][0], c["mean"][0])},
+    "int4": expect_int4,
 }

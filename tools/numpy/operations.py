@@ -35,6 +35,14 @@ def pixels_of(values: NDArray[np.float32], std: np.float32, mean: np.float32) ->
     return np.where(error, -1, np.floor(np.where(error, 0, limited) + 0.5)).astype(np.int16)
 
 
+def from_4_bits(q: NDArray, scales: NDArray, group: int) -> Bytes:
+    """The weights that integers −8 … 7, [O, K], and scales 0 … 255, [O, ⌈K / group⌉], stand for: i8 [O, K]."""
+    of_each = ints(scales)[:, np.arange(q.shape[1]) // group]
+    weights = plus(times(q, of_each), 8) >> 4
+    assert weights.size == 0 or -127 <= weights.min() and weights.max() <= 112
+    return weights.astype(np.int8)
+
+
 def sums(inputs: NDArray, weights: NDArray, biases: NDArray) -> Ints:
     """Biases plus products, before the multiplier: inputs i8 [T, K], weights i8 [O, K], biases i32 [O] → [T, O]."""
     return plus(matmul(inputs, ints(weights).T), biases)

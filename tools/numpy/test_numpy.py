@@ -11,6 +11,7 @@ import struct
 import tempfile
 import unittest
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,12 @@ def plain_round(product: int, shift: int) -> int:
 def limit(value: int, bits: int) -> int:
     """clamp8 and clamp16 of one number."""
     return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, value))
+
+
+def forged(data: bytes, offset: int, value: bytes) -> bytes:
+    """The file with other bytes at an offset, and a checksum that agrees."""
+    changed = data[:offset] + value + data[offset + len(value) :]
+    return changed[:16] + struct.pack("<I", encoder_file.checksum(changed)) + changed[20:]
 
 
 class Rounding(unittest.TestCase):
@@ -92,6 +99,12 @@ class Operations(unittest.TestCase):
         # (10 + 2·3 + 5·−1) · 3 = 33; 33 / 4 = 8.25
         q = np.array([[3, -1]], dtype=np.int8)
         self.assertEqual(op.linear(q, np.array([[2, 5]]), np.array([10]), np.array([3]), 2).tolist(), [[8]])
+
+    def test_weights_of_4_bits_by_hand(self) -> None:
+        # −8·255 + 8 = −2032, 2032 / 16 = 127; 7·255 + 8 = 1793 = 112·16 + 1; −1·8 + 8 = 0; −1·9 + 8 = −1, below zero.
+        q, scales = np.array([[-8, 7, -1, -1, -1]], dtype=np.int8), np.array([[255, 8]], dtype=np.uint8)
+        self.assertEqual(op.from_4_bits(q, scales, 4).tolist(), [[-127, 112, -16, -16, 0]])
+        self.assertEqual(op.from_4_bits(q, np.array([[9, 0]], dtype=np.uint8), 4).tolist(), [[-4, 4, -1, -1, 0]])
 
     def test_norm_by_hand(self) -> None:
         # Mean 2, deviation 1: ±1 with 20 fractional bits, but for ε.
@@ -202,6 +215,28 @@ class Vectors(unittest.TestCase):
                 self.assertEqual((mean, out), (case["mean"][t].tolist(), case["out"][t].tolist()))
 
 
+    def test_int4(self) -> None:
+        pairs = set()
+        for case in self.cases("int4"):
+            q, scales, group = case["q"].tolist(), case["scale"].tolist(), int(case["group"][0])
+            outputs, inputs = case["q"].shape
+            of_panel = 16 * -(-inputs // group) + 32 * -(-inputs // 4)
+            packed = case["packed"].copy()
+            self.assertEqual(len(packed), -(-outputs // 16) * of_panel)
+            for o in range(outputs):
+                for k in range(inputs):
+                    s, start = scales[o][k // group], o // 16 * of_panel
+                    pairs.add((q[o][k], s))
+                    self.assertEqual(case["weight"][o, k], math.floor(Fraction(q[o][k] * s + 8, 16)))
+                    self.assertEqual(case["packed"][start + k // group * 16 + o % 16], s)
+                    place = start + 16 * len(scales[o]) + k // 4 * 32 + o % 16 * 2 + k % 4 // 2
+                    self.assertEqual(case["packed"][place] >> 4 * (k % 2) & 15, q[o][k] % 16)
+                    packed[start + k // group * 16 + o % 16] = 0
+                    packed[place] &= 0xF0 if k % 2 == 0 else 0x0F
+            self.assertFalse(packed.any(), "zeros to fill up")
+        self.assertEqual(len(pairs), 16 * 256)
+
+
 class Encoders(unittest.TestCase):
     """What the made encoders are made for."""
 
@@ -216,18 +251,85 @@ class Encoders(unittest.TestCase):
         return {name: np.concatenate(values) for name, values in stages.items()}
 
     def test_saturation_at_both_ends(self) -> None:
-        for name, values in self.stages(3).items():
-            limits = np.iinfo(values.dtype)
-            if not name.endswith(("weights", "hidden", "block.1.scaled")):
-                self.assertEqual((values.min(), values.max()), (limits.min, limits.max), name)
+        for number in (3, 6):
+            for name, values in self.stages(number).items():
+                limits = np.iinfo(values.dtype)
+                if not name.endswith(("weights", "hidden", "block.1.scaled")):
+                    self.assertEqual((values.min(), values.max()), (limits.min, limits.max), name)
 
     def test_spread(self) -> None:
-        for number in (0, 1):
+        for number in (0, 1, 4, 5):
             for name, values in self.stages(number).items():
                 limits = np.iinfo(values.dtype)
                 at_limits = float(((values == limits.min) | (values == limits.max)).mean())
                 self.assertLess(at_limits, 0.15, name)
                 self.assertGreater(len(np.unique(values)), 25, name)
+            if "logits" in self.stages(number):
+                self.assertGreater(float(self.stages(number)["logits"].std()), 8000)
+
+    def test_logits(self) -> None:
+        """The head's formulas once more, one number at a time, of the class token (4) and of the mean (5)."""
+        for number, output in ((4, "class"), (5, "mean")):
+            data, images = vectors.made_encoder(vectors.DEFAULT_SEED, number)
+            c = encoder_file.read(data)
+            bits, shift = c["head_bits"], c["head_shift"]
+            m, o = c["head_norm_multipliers"].tolist(), c["head_norm_offsets"].tolist()
+            weights, biases, after = (c[f"head_{what}"].tolist() for what in ("weights", "biases", "multipliers"))
+            self.assertEqual(len(weights), c["classes"])
+            for image in images:
+                trace = encode(c, image)
+                e = trace[output].tolist()
+                q = [limit(plain_round(x * m[i] + (o[i] << (bits - 16)), bits), 8) for i, x in enumerate(e)]
+                sums = [biases[k] + sum(w * x for w, x in zip(row, q)) for k, row in enumerate(weights)]
+                logits = [limit(plain_round(s * after[k], shift), 16) for k, s in enumerate(sums)]
+                self.assertEqual(trace["logits"].tolist(), logits)
+
+    def test_outputs_with_fc_norm(self) -> None:
+        """Class token and patches as they leave the last block, the mean from them, one number at a time."""
+        for number in (5, 6):
+            data, images = vectors.made_encoder(vectors.DEFAULT_SEED, number)
+            c = encoder_file.read(data)
+            for image in images:
+                trace = encode(c, image)
+                tokens = trace[f"block.{c['depth'] - 1}.tokens"].tolist()
+                self.assertEqual([trace["class"].tolist(), *trace["patches"].tolist()], tokens)
+                r, s = reciprocal(len(tokens) - 1)
+                x = [limit(plain_round(sum(column) * r, s), 16) for column in zip(*tokens[1:])]
+                d, a = len(x), c["norm_bits"]
+                v = d * sum(n * n for n in x) - sum(x) ** 2 + c["epsilon"]
+                e = max(k for k in range(0, 64, 2) if v << k < 1 << 64)
+                root = reciprocal(isqrt(v << e))[0]
+                n = [plain_round((d * value - sum(x)) * root, 42 - e // 2) for value in x]
+                m, o = c["norm_multipliers"].tolist(), c["norm_offsets"].tolist()
+                y = [n[i] * m[i] + (o[i] << (a - 16)) for i in range(d)]
+                self.assertEqual(trace["mean"].tolist(), [limit(plain_round(k, a - c["mean_bits"]), 16) for k in y])
+
+    def test_weights_of_4_bits_stand_for_those_of_8(self) -> None:
+        for number in (4, 6):
+            data, images = vectors.made_encoder(vectors.DEFAULT_SEED, number)
+            c = encoder_file.read(data)
+            wide = c | {"group": 0, "blocks": [dict(block) for block in c["blocks"]]}
+            for block in wide["blocks"]:
+                for layer in ("qkv", "proj", "fc1", "fc2"):
+                    q, scales = block[f"{layer}_weights"], block.pop(f"{layer}_scales").tolist()
+                    rows = [
+                        [(x * scales[o][k // c["group"]] + 8) // 16 for k, x in enumerate(row)]
+                        for o, row in enumerate(q.reshape(-1, q.shape[-1]).tolist())
+                    ]
+                    block[f"{layer}_weights"] = np.array(rows, dtype=np.int8).reshape(q.shape)
+            again = encoder_file.write(wide)
+            self.assertGreater(len(again), len(data))
+            expected, computed = encode(c, images[0]), encode(encoder_file.read(again), images[0])
+            self.assertEqual(expected.keys(), computed.keys())
+            self.assertTrue(all((computed[name] == expected[name]).all() for name in expected))
+
+    def test_grey_images(self) -> None:
+        for number in (1, 4):
+            constants = encoder_file.read(vectors.made_encoder(vectors.DEFAULT_SEED, number)[0])
+            size, channels = constants["image_size"], constants["channels"]
+            grey = np.arange(size * size, dtype=np.uint8).reshape(size, size)
+            expected = encode(constants, np.stack([grey] * channels, axis=2))
+            self.assertTrue(all((value == expected[name]).all() for name, value in encode(constants, grey).items()))
 
 
 class Files(unittest.TestCase):
@@ -255,13 +357,99 @@ class Files(unittest.TestCase):
             with self.assertRaises(encoder_file.Refused):
                 encoder_file.read(data[:length])
         for offset, value in (
-            (8, 1), (20, 1), (24, 6), (24, 0), (28, 0), (32, 2), (44, 4), (48, 0), (52, 2), (56, 1), (100, 8), (104, 1),
+            (8, 1), (20, 1), (24, 6), (24, 0), (28, 0), (32, 2), (44, 4), (48, 0), (52, 2), (56, 2), (100, 8), (104, 1),
         ):
-            forged = bytearray(data)
-            struct.pack_into("<I", forged, offset, value)
-            struct.pack_into("<I", forged, 16, encoder_file.checksum(bytes(forged)))
             with self.assertRaises(encoder_file.Refused):
-                encoder_file.read(bytes(forged))
+                encoder_file.read(forged(data, offset, struct.pack("<I", value)))
+
+    def refused(self, number: int, message: str, *changes: tuple[int, bytes]) -> None:
+        """The file of a made encoder is refused, for this reason, once these bytes are changed."""
+        data = vectors.made_encoder(vectors.DEFAULT_SEED, number)[0]
+        for offset, value in changes:
+            data = forged(data, offset, value)
+        with self.assertRaisesRegex(encoder_file.Refused, message):
+            encoder_file.read(data)
+
+    def test_refused_headers(self) -> None:
+        u32 = partial(struct.pack, "<I")
+        for number, offset, value, message in (
+            (0, 8, u32(2), "version: 3 expected"),
+            (0, 56, u32(2), "fc_norm: 2"),
+            (0, 75, b"\x01", "logit_bits without a head: 1"),
+            (0, 112, b"\x10", "head_bits without a head: 16"),
+            (0, 113, b"\x01", "head_shift without a head: 1"),
+            (0, 114, b"\x01", "reserved bytes"),
+            (0, 143, b"\x01", "reserved bytes"),
+            (4, 75, struct.pack("b", -17), "logit_bits: -17"),
+            (4, 75, struct.pack("b", 45), "logit_bits: 45"),
+            (4, 100, u32(48), "number of sections: 53 expected, not 48"),
+            (4, 104, u32(65537), "classes: 65537"),
+            (4, 104, u32(0), "logit_bits without a head"),
+            (4, 104, u32(11), "section table"),
+            (4, 108, u32(65540), "group: 65540"),
+            (4, 108, u32(6), "group: a multiple of 4"),
+            (4, 108, u32(0), "section table"),
+            (4, 108, u32(4), "section table"),
+            (4, 112, b"\x0f", "head_bits: 15"),
+            (4, 112, b"\x2e", "head_bits: 46"),
+            (4, 113, b"\x3f", "shift of the head: 63"),
+            (5, 70, struct.pack("b", 40), "mean_bits: 40, allowed -16 … 39"),
+        ):
+            self.refused(number, message, (offset, value))
+        # The mean's shift of all four patches would be 1, that of one patch 0 − 1: s is 33 and 31.
+        self.refused(0, "shift of the mean of 1 patches: -1", (71, struct.pack("b", -12)), (70, struct.pack("b", 20)))
+
+    def test_refused_sections(self) -> None:
+        data = vectors.made_encoder(vectors.DEFAULT_SEED, 4)[0]
+        count = struct.unpack_from("<I", data, 100)[0]
+        entries = [struct.unpack_from("<2H3I", data, 144 + 16 * n) for n in range(count)]
+        at = {(kind, block): (offset, length) for kind, block, offset, length, _ in entries}
+        # qkv: 14 inputs make two groups and four quads; of 42 outputs, the last panel has ten. A panel has 160 bytes.
+        qkv, length = at[19, 1]
+        self.assertEqual(length, 3 * 160)
+        for place in (320 + 10, 320 + 15, 320 + 16 + 10):
+            self.refused(4, "qkv_weights: zeros as scales beyond", (qkv + place, b"\x01"))
+        for place in (32 + 3 * 32 + 1, 320 + 32 + 20, 320 + 159):  # inputs 14, 15 of output 0; outputs 42 and 47
+            self.refused(4, "qkv_weights: zeros beyond the matrix", (qkv + place, b"\x01"))
+            self.refused(4, "qkv_weights: zeros beyond the matrix", (qkv + place, b"\x10"))
+        # fc2: 27 inputs, so that a byte holds one of them and one that fills up. Four groups, seven quads.
+        fc2, length = at[33, 0]
+        self.assertEqual(length, 4 * 16 + 7 * 32)
+        self.refused(4, "fc2_weights: zeros beyond the matrix", (fc2 + 64 + 6 * 32 + 1, b"\x10"))
+        encoder_file.read(forged(data, fc2 + 64 + 6 * 32 + 1, b"\x08"))
+        head, biases = at[69, 0][0], at[70, 0][0]
+        self.refused(4, "head_weights: weights are −127 … 127", (head, b"\x80"))
+        self.refused(4, "head_weights: zeros beyond", (head + 10 * 4, b"\x01"))
+        self.refused(4, "head_biases: at most 2\\^30", (biases, struct.pack("<i", -(1 << 30) - 1)))
+        self.refused(4, "name: UTF-8", (at[66, 0][0], b"\xff"))
+        self.refused(4, "padding before section 48: 0", (at[67, 0][0] - 1, b"\x01"))
+
+    def test_bytes_after_a_head(self) -> None:
+        data = vectors.made_encoder(vectors.DEFAULT_SEED, 4)[0]
+        for other in (data + b"\0", data[:-1]):
+            with self.assertRaisesRegex(encoder_file.Refused, "file ends|not within"):
+                encoder_file.read(forged(other, 12, struct.pack("<I", len(other))))
+
+    def test_empty_name_before_a_head(self) -> None:
+        data, images = vectors.made_encoder(vectors.DEFAULT_SEED, 5)
+        constants = encoder_file.read(data)
+        unnamed = encoder_file.write(constants | {"name": ""})
+        self.assertEqual(len(data) - len(unnamed), 32)  # the name's 30 bytes and what fills them up
+        again = encode(encoder_file.read(unnamed), images[0])
+        self.assertTrue(all((again[name] == value).all() for name, value in encode(constants, images[0]).items()))
+
+    def test_writer_refuses(self) -> None:
+        constants = encoder_file.read(vectors.made_encoder(vectors.DEFAULT_SEED, 4)[0])
+        first, *others = constants["blocks"]
+        for change, message in (
+            ({"proj_weights": first["proj_weights"] + np.int8(8)}, "proj_weights: integers of 4 bits"),
+            ({"proj_scales": first["proj_scales"][:, :1]}, "proj_scales: shape"),
+            ({"proj_scales": first["proj_scales"].astype(np.int32) + 1000}, "proj_scales: not all numbers"),
+        ):
+            with self.assertRaisesRegex(encoder_file.Refused, message):
+                encoder_file.write(constants | {"blocks": [first | change, *others]})
+        with self.assertRaisesRegex(encoder_file.Refused, "bytes of the name"):
+            encoder_file.write(constants | {"name": "é" * 128})
 
     def test_check_notices_one_value(self) -> None:
         data, images = vectors.made_encoder(vectors.DEFAULT_SEED, 0)

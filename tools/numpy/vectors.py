@@ -41,11 +41,24 @@ PLANS = (
         first_target=60000, residual_target=90000, output_target=90000, mean_bits=15, patch_bits=12, class_bits=13,
         table="random",
     ),
+    Plan("head, 4 bits", 8, 4, 3, 14, 2, 2, 27, drops=(0, 1), mean_bits=12, classes=10, group=8),
+    Plan(
+        "fc_norm and head, one channel", 9, 3, 1, 10, 2, 5, 24, drops=(0, 1), embedding=1, mean=(0.5,), std=(0.25,),
+        mean_bits=12, fc_norm=1, classes=21, logit_bits=10,
+    ),
+    Plan(
+        "fc_norm, 4 bits, saturating", 12, 4, 3, 20, 2, 4, 36, drops=(0, 2), embedding=1, bytes_target=280,
+        first_target=60000, residual_target=90000, output_target=40000, mean_bits=12, table="random", fc_norm=1,
+        group=36,
+    ),
 )
 IMAGES = (
     ("noise", "smooth", "normalized", "normalized noise"),
     ("noise", "smooth", "black", "white", "checkerboard", "normalized", "normalized extremes"),
     ("noise", "smooth", "checkerboard", "normalized"),
+    ("noise", "smooth", "black", "white", "normalized"),
+    ("noise", "smooth", "checkerboard", "normalized", "normalized noise"),
+    ("noise", "smooth", "black", "white", "checkerboard", "normalized", "normalized extremes"),
     ("noise", "smooth", "black", "white", "normalized"),
 )
 TRAINED_IMAGES = ("smooth", "normalized", "noise", "checkerboard")

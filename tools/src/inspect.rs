@@ -1,5 +1,7 @@
 //! `tec inspect`.
 
+mod device;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -30,10 +32,23 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Of an encoder.tec: print its sizes as constants for a program, in Rust or C
+    #[arg(long, value_parser = ["rust", "c"], conflicts_with = "json")]
+    constants: Option<String>,
 }
 
 /// Runs the verb: what the file is, one fact a line.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(language) = &args.constants {
+        let Encoder::Device(edge) = Encoder::open(&args.path, &args.unsaid.options())? else {
+            return Err(Error::Usage(format!(
+                "--constants: {} is no encoder.tec; `tec quantize` makes one",
+                args.path.display()
+            )));
+        };
+        output::line(device::constants(&edge, language)?.trim_end());
+        return Ok(());
+    }
     let facts = facts(&args.path, &args.unsaid.options())?;
     if args.json {
         output::json(&facts);
@@ -191,10 +206,5 @@ fn device_facts(path: &Path, options: &LoadOptions) -> Result<Value> {
             reason: "is no encoder.tec".into(),
         });
     };
-    let g = edge.geometry();
-    Ok(json!({
-        "kind": "encoder", "precision": "int8", "image_size": g.image_size, "patch_size": g.patch_size,
-        "channels": g.channels, "dim": g.dim, "depth": g.depth, "heads": g.heads,
-        "bytes": edge.file_bytes(), "scratch_bytes": edge.scratch_bytes(),
-    }))
+    device::facts(&edge)
 }

@@ -18,7 +18,7 @@ use tec_train::{
     },
     model::{LoadOptions, Pool},
     pretrain::{self, Job, Summary},
-    quantize,
+    quantize::{self, EdgeEncoder, Samples, Target},
     ranks::OneProcess,
     recipe::{Recipe, RecipeBuilder, named},
     report::{self, Cell, Column, Html, Plot, Report, Scale, Series, Table},
@@ -155,9 +155,12 @@ pub fn run(args: &Args) -> Result<()> {
     let Encoder::Float { vit, normalization } = Encoder::open(&new.run.encoder_path(), &LoadOptions::default())? else {
         return Err(Error::Data("the new model's encoder is not f32".into()));
     };
-    let made = quantize::from_source(&vit, &normalization, train.clone(), CALIBRATION, THREADS)?;
+    let samples = Samples::read(&vit, train.clone(), CALIBRATION, 0, THREADS)?;
+    let calibration = samples.calibrate(&vit, &normalization)?;
+    let made = quantize::quantize(&vit, &normalization, &Target::default(), &calibration)?;
+    let scratch_bytes = EdgeEncoder::from_bytes(&made)?.scratch_bytes();
     let device_file = new.run.device_encoder_path();
-    tec_train::atomic::write(&device_file, &made.bytes)?;
+    tec_train::atomic::write(&device_file, &made)?;
     let (accuracy, int8_features) = measure(&Encoder::open(&device_file, &LoadOptions::default())?)?;
     let cosine = float_features
         .map(|f| quantize::cosines(&f, &int8_features))
@@ -178,7 +181,7 @@ pub fn run(args: &Args) -> Result<()> {
         new: &new,
     };
     let seconds = clock.elapsed().as_secs_f64();
-    let page = write_report(&out, &rows, &runs, made.scratch_bytes, seconds)?;
+    let page = write_report(&out, &rows, &runs, scratch_bytes, seconds)?;
     if args.json {
         for row in &rows {
             output::json(&json!({
@@ -191,7 +194,7 @@ pub fn run(args: &Args) -> Result<()> {
     output::line(summary_table(&rows).to_string().trim_end());
     output::line(&format!(
         "\nThe int8 row is what a device computes, bit for bit; it needs {} of scratch memory.\nTook {}. The report: {}\n{}",
-        output::bytes(made.scratch_bytes as u64),
+        output::bytes(scratch_bytes as u64),
         output::seconds(seconds),
         page.display(),
         out.display()

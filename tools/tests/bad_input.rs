@@ -468,6 +468,11 @@ fn other_verbs_refuse_wrong_files() {
         USAGE,
         &["notes.txt", "--overwrite"],
     );
+    place.refuses(
+        "quantize base.safetensors --data photos --bits 4 --group 6",
+        USAGE,
+        &["--group 6", "multiple of 4"],
+    );
     place
         .tec("quantize base.safetensors --data photos --out small.tec")
         .ok();

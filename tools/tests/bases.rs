@@ -164,6 +164,26 @@ fn every_verb_takes_what_the_file_does_not_say() {
     let device = "timm_plain/encoder.tec";
     let facts = place.tec(&format!("inspect {device} --json")).ok().json().remove(0);
     assert_eq!((&facts["precision"], &facts["heads"]), (&json!("int8"), &json!(2)));
+    // Its classification head goes with it.
+    assert_eq!((&facts["classes"], &facts["embedding"]), (&json!(3), &json!("class")));
+    let without =
+        "quantize timm_plain/plain.safetensors --data photos --heads 2 --no-head --pool mean --out without.tec";
+    place.tec(without).ok();
+    let facts = place.tec("inspect without.tec --json").ok().json().remove(0);
+    assert_eq!((&facts["classes"], &facts["embedding"]), (&json!(0), &json!("mean")));
+    // A fine-tuned model's norm is that of the mean.
+    bring(&place, "mae_finetuned");
+    let tuned = "mae_finetuned/mae_finetuned_vit_base.pth --heads 2";
+    let made = place
+        .tec(&format!("quantize {tuned} --data photos --out tuned.tec --json"))
+        .ok()
+        .json();
+    assert!(
+        made[0]["rows"][0]["cosine_mean"]["mean"].as_f64() > Some(0.99),
+        "{made:?}"
+    );
+    let facts = place.tec("inspect tuned.tec --json").ok().json().remove(0);
+    assert_eq!((&facts["fc_norm"], &facts["embedding"]), (&json!(true), &json!("mean")));
     place.tec(&format!("embed photos --encoder {device}")).ok();
     place.refuses(
         &format!("embed photos --encoder {device} --heads 2"),

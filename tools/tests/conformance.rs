@@ -182,7 +182,7 @@ fn vectors_that_cannot_be_used_are_refused_by_name() {
         ("--vectors empty", "holds no .safetensors"),
         ("--vectors garbage", "masking.safetensors: is no safetensors file"),
         ("--vectors unknown", "maskin.safetensors: is no file of golden vectors"),
-        ("--only cortex-m1", "--only cortex-m1: there are host, candle-cpu"),
+        ("--only cortex-m1", "--only cortex-m1: there are host, edge-"),
         ("--port /dev/no-such-port --only device", "--port /dev/no-such-port"),
     ] {
         let output = place

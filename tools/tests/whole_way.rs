@@ -208,7 +208,34 @@ fn from_images_to_a_device() {
         (&quantized[0]["calibration_images"], &quantized[0]["compared_images"]),
         (&16.into(), &16.into())
     );
-    assert!(number(&quantized[0]["cosine_mean"], "worst") > 0.99, "{quantized:?}");
+    assert_eq!(quantized[0]["compared_on_other_images"], true);
+    let (int8, int4) = (&quantized[0]["rows"][0], &quantized[0]["rows"][1]);
+    assert_eq!((&int8["written"], &int4["written"]), (&true.into(), &false.into()));
+    assert!(number(&int8["cosine_mean"], "worst") > 0.99, "{quantized:?}");
+    assert!(number(&int4["cosine_mean"], "mean") > 0.9, "{quantized:?}");
+    assert!(int4["bytes"].as_u64() < int8["bytes"].as_u64());
+    assert_eq!(keys(&int8["signal_to_noise_db"]).len(), 5);
+    for found in [
+        &quantized[0]["f32"]["knn_top1"],
+        &int8["knn_top1"],
+        &int8["same_neighbor"],
+    ] {
+        assert!((0.0..=1.0).contains(&found.as_f64().unwrap()), "{quantized:?}");
+    }
+    // For people: two tables and where it is.
+    let lines = place
+        .tec("quantize new --data photos --images 16 --bits 4 --group 16 --out four.tec")
+        .ok();
+    for words in [
+        "blocks.1.mlp",
+        "int8",
+        "int4, groups of 16",
+        "four.tec: int4, groups of 16",
+    ] {
+        assert!(lines.stdout.contains(words), "{words}: {}", lines.stdout);
+    }
+    assert!(place.read("four.tec").len() < place.read("new/encoder.tec").len());
+    place.tec("embed others --encoder four.tec").ok();
     let int8 = knn("new/encoder.tec");
     assert!((int8 - float).abs() <= 0.15, "int8 {int8}, f32 {float}");
 
@@ -256,7 +283,12 @@ fn inspected(place: &Place) {
         (&checkpoint["kind"], &checkpoint["step"]),
         (&"training checkpoint".into(), &10.into())
     );
-    for (path, precision) in [("new/encoder.safetensors", "f32"), ("new/encoder.tec", "int8")] {
+    let encoders = [
+        ("new/encoder.safetensors", "f32"),
+        ("new/encoder.tec", "int8"),
+        ("four.tec", "int4, groups of 16"),
+    ];
+    for (path, precision) in encoders {
         let encoder = about(path);
         assert_eq!(
             (&encoder["kind"], &encoder["precision"]),
@@ -264,7 +296,19 @@ fn inspected(place: &Place) {
         );
         let sizes = ["image_size", "patch_size", "channels", "dim", "depth", "heads"].map(|key| encoder[key].as_u64());
         assert_eq!(sizes, [32, 8, 3, 32, 2, 2].map(Some), "{path}");
+        if precision != "f32" {
+            let layers = encoder["layer_bytes"].as_object().unwrap();
+            assert_eq!(layers.len(), 3, "{layers:?}");
+            assert_eq!(encoder["scratch_bytes"], encoder["scratch_bytes_by_back_end"]["scalar"]);
+        }
     }
+    let rust = place.tec("inspect new/encoder.tec --constants rust").ok().stdout;
+    assert!(
+        rust.contains("pub const MEAN_SCRATCH_LEN_DSP: usize = ") && rust.contains("pub const CLASS_LEN: usize = 32;")
+    );
+    let c = place.tec("inspect new/encoder.tec --constants c").ok().stdout;
+    assert!(c.contains("#define TEC_IMAGE_LEN 3072u") && !c.contains("LOGITS"));
+    place.refuses("inspect new --constants c", 2, &["--constants", "no encoder.tec"]);
 }
 
 #[test]

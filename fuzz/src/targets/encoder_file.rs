@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use tec_edge::Encoder;
 use tec_edge::format::{HEADER_LEN, MAGIC};
 
-use crate::encoder::{GEOMETRIES, exercise, file, header, seal};
+use crate::encoder::{exercise, file, headers, seal};
 use crate::input::{Bytes, Source};
 
 static CONTROL: OnceLock<bool> = OnceLock::new();
@@ -17,10 +17,7 @@ const PLANTED: u32 = 0x0dec_0de5;
 
 /// Inputs to start from.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let files = GEOMETRIES
-        .iter()
-        .zip(0..)
-        .map(|(&geometry, seed)| file(&header(geometry), seed));
+    let files = headers().into_iter().zip(0..).map(|(header, seed)| file(&header, seed));
     files.chain([MAGIC.to_vec()]).collect()
 }
 

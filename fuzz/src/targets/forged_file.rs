@@ -1,10 +1,10 @@
 //! Valid encoder files with changes that the fuzzer chooses, after which length and checksum agree; and files with a header
 //! that it chooses.
 
-use tec_edge::format::{HEADER_LEN, Header, Normalization, TABLE_ENTRY_LEN, file_len, sections, write};
-use tec_edge::{Geometry, Pool};
+use tec_edge::format::{HEADER_LEN, Head, Header, Normalization, TABLE_ENTRY_LEN, file_len, sections, write};
+use tec_edge::{Geometry, Pool, Precision};
 
-use crate::encoder::{GEOMETRIES, exercise, file, header, seal};
+use crate::encoder::{exercise, file, headers, seal};
 use crate::input::{Bytes, Random, Source};
 
 /// Inputs to start from.
@@ -45,6 +45,19 @@ fn drawn(source: &mut Source<'_>) {
             hidden: 1 + source.below(30),
         },
         pool: if source.byte() < 128 { Pool::Class } else { Pool::Mean },
+        fc_norm: source.byte().is_multiple_of(4),
+        head: source.one_in(3).then(|| Head {
+            classes: 1 + source.below(40),
+            norm_bits: 16 + source.byte() % 30,
+            shift: source.byte() % 63,
+            logit_bits: source.byte() as i8 % 46,
+        }),
+        precision: match source.byte() % 3 {
+            0 => Precision::Int4 {
+                group: 4 * (1 + source.below(10)),
+            },
+            _ => Precision::Int8,
+        },
         name_len: source.byte() % 8,
         residual_bits: (source.byte() % 41) as i8 - 16,
         epsilon: source.long() >> (source.byte() % 64),
@@ -72,7 +85,7 @@ fn drawn(source: &mut Source<'_>) {
     let scales: [u8; 9] = source.bytes();
     let good = file(&header, source.byte().into());
     let mut bytes = Bytes::filled(len, 0xee);
-    let mut placed = sections(&header.geometry, header.name_len);
+    let mut placed = sections(&header);
     let written = write(&header, bytes.get_mut(), |section, _, slot| {
         let place = placed.next().unwrap();
         slot.copy_from_slice(&good[place.offset as usize..][..slot.len()]);
@@ -91,9 +104,10 @@ fn drawn(source: &mut Source<'_>) {
 }
 
 fn mutated(source: &mut Source<'_>) {
-    let choice = source.below(GEOMETRIES.len());
-    let mut bytes = file(&header(GEOMETRIES[choice]), u64::from(source.byte() % 4));
-    let count = sections(&GEOMETRIES[choice], 5).count();
+    let headers = headers();
+    let header = &headers[source.below(headers.len())];
+    let mut bytes = file(header, u64::from(source.byte() % 4));
+    let count = sections(header).count();
     loop {
         mutate(&mut bytes, count, source);
         if source.is_empty() {

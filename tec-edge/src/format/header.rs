@@ -1,19 +1,22 @@
 //! The header: geometry, scales and what the outputs are.
 
-use super::Geometry;
 use super::checksum::CHECKSUM_AT;
+use super::section::section_count;
+use super::{Geometry, MAX_INNER};
 use crate::Error;
+use crate::panel::QUAD;
 
 /// The first eight bytes of a file. The end-of-file and line-feed characters show transfers that change text.
 pub const MAGIC: [u8; 8] = *b"TECENC\x1a\n";
 /// The version this library reads and writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 144;
 /// Longest name in bytes.
 pub const MAX_NAME: usize = u8::MAX as usize;
-/// `mean` is the mean over the patches of the final norm's outputs. Kind 1, a norm of the mean, is reserved.
-pub const MEAN_OF_NORM: u32 = 0;
+/// Kinds of mean: that over the patches of the final norm's outputs, and the norm of the mean over the patches.
+const MEAN_OF_NORM: u32 = 0;
+const NORM_OF_MEAN: u32 = 1;
 
 /// How pixels were normalized in training: `(pixel / 255 - mean) / std`. Folded into the patch projection already; kept for
 /// images that come normalized, and for inspection. Grey encoders use the first entry, the others are 0.
@@ -36,13 +39,47 @@ pub enum Pool {
     Mean,
 }
 
-/// Everything the header says, in its order.
+/// The classification head: a linear layer on the embedding ([`Header::pool`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Head {
+    /// Logits.
+    pub classes: usize,
+    /// Fractional bits of the layer's inputs before rounding.
+    pub norm_bits: u8,
+    /// Shift of the layer's multipliers.
+    pub shift: u8,
+    /// The logits' scale is 2^-`logit_bits`.
+    pub logit_bits: i8,
+}
+
+/// How weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Precision {
+    /// 8 bits a weight.
+    Int8,
+    /// 4 bits a weight, and one scale for each `group` inputs of an output ([`int4`](crate::int4)).
+    Int4 {
+        /// Inputs that share a scale: a multiple of [`QUAD`](crate::panel::QUAD).
+        group: usize,
+    },
+}
+
+/// Everything the header says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Header {
     /// Shapes.
     pub geometry: Geometry,
     /// The embedding.
     pub pool: Pool,
+    /// Whether the final norm is that of the mean alone (timm's `fc_norm`, of encoders that were fine-tuned with it): class token and
+    /// patch tokens are put out as they leave the last block then. Otherwise every token passes it, and the mean is that of its outputs.
+    pub fc_norm: bool,
+    /// The classification head.
+    pub head: Option<Head>,
+    /// How the blocks' weights are kept; patch projection and head have i8 weights always.
+    pub precision: Precision,
     /// Bytes of the name.
     pub name_len: u8,
     /// The residual stream's scale is 2^-`residual_bits` from the embedding on; blocks may drop bits.
@@ -64,6 +101,8 @@ pub struct Header {
     pub normalization: Normalization,
 }
 
+/// Most classes of a head.
+pub const MAX_CLASSES: usize = 65_536;
 /// Largest shift of a multiplier.
 pub(crate) const MAX_SHIFT: u8 = 62;
 /// Fractional bits that LayerNorm can have before rounding.
@@ -100,9 +139,14 @@ impl Header {
         check("patch_shift", self.patch_shift.into(), self.patch_shift <= MAX_SHIFT)?;
         check("norm_bits", self.norm_bits.into(), NORM_BITS.contains(&self.norm_bits))?;
         let finest = self.norm_bits as i8 - 1;
-        signed("class_bits", self.class_bits, -16..=finest)?;
-        signed("patch_bits", self.patch_bits, -16..=finest)?;
-        signed("mean_bits", self.mean_bits, -16..=44)?;
+        let tokens = if self.fc_norm { 24 } else { finest };
+        signed("class_bits", self.class_bits, -16..=tokens)?;
+        signed("patch_bits", self.patch_bits, -16..=tokens)?;
+        signed(
+            "mean_bits",
+            self.mean_bits,
+            -16..=if self.fc_norm { finest } else { 44 },
+        )?;
         check(
             "mean_bits",
             i32::from(self.mean_bits) as u32,
@@ -111,6 +155,24 @@ impl Header {
                 .iter()
                 .all(|&patches| self.mean_shift(patches).is_some()),
         )?;
+        if let Some(head) = self.head {
+            check(
+                "classes",
+                head.classes as u32,
+                (1..=MAX_CLASSES).contains(&head.classes),
+            )?;
+            check(
+                "head's norm_bits",
+                head.norm_bits.into(),
+                NORM_BITS.contains(&head.norm_bits),
+            )?;
+            check("head's shift", head.shift.into(), head.shift <= MAX_SHIFT)?;
+            signed("logit_bits", head.logit_bits, -16..=44)?;
+        }
+        if let Precision::Int4 { group } = self.precision {
+            let ok = (QUAD..=MAX_INNER).contains(&group) && group.is_multiple_of(QUAD);
+            check("group of weights", group as u32, ok)?;
+        }
         let channels = self.geometry.channels;
         for (i, (&mean, &std)) in self.normalization.mean.iter().zip(&self.normalization.std).enumerate() {
             let used = i < channels;
@@ -132,9 +194,18 @@ impl Header {
         Ok(())
     }
 
-    /// The shift that takes a sum over the patches, times the mantissa of the reciprocal of `patches`, their number, to the mean's scale.
+    /// Logits of the classification head; 0 without one.
+    pub fn classes(&self) -> usize {
+        self.head.map_or(0, |head| head.classes)
+    }
+
+    /// The shift that takes a sum over the patches, times the mantissa of the reciprocal of `patches`, their number, to the mean's scale;
+    /// with `fc_norm` to the tokens' own.
     pub(crate) fn mean_shift(&self, patches: usize) -> Option<u32> {
         let inverse = tec_core::integer::reciprocal(u32::try_from(patches).ok()?);
+        if self.fc_norm {
+            return Some(inverse.shift);
+        }
         let shift = inverse
             .shift
             .checked_add_signed(i32::from(self.patch_bits) - i32::from(self.mean_bits))?;
@@ -172,24 +243,40 @@ impl Header {
             1 => Pool::Mean,
             value => return Err(Error::Unsupported { what: "pool", value }),
         };
-        let mean_kind = fields.u32();
-        if mean_kind != MEAN_OF_NORM {
-            return Err(Error::Unsupported {
-                what: "mean kind",
-                value: mean_kind,
-            });
-        }
+        let fc_norm = match fields.u32() {
+            MEAN_OF_NORM => false,
+            NORM_OF_MEAN => true,
+            value => {
+                return Err(Error::Unsupported {
+                    what: "mean kind",
+                    value,
+                });
+            }
+        };
         let epsilon = u64::from(fields.u32()) | u64::from(fields.u32()) << 32;
         let [residual_bits, class_bits, mean_bits, patch_bits] = fields.u32().to_le_bytes().map(|byte| byte as i8);
-        let [patch_shift, norm_bits, name_len, zero] = fields.u32().to_le_bytes();
+        let [patch_shift, norm_bits, name_len, logit_bits] = fields.u32().to_le_bytes();
         let normalization = Normalization {
             mean: core::array::from_fn(|_| f32::from_bits(fields.u32())),
             std: core::array::from_fn(|_| f32::from_bits(fields.u32())),
         };
         let sections = fields.u32();
-        let reserved = core::iter::repeat_with(|| fields.u32())
-            .take(10)
-            .fold(u32::from(zero), |all, word| all | word);
+        let classes = fields.u32() as usize;
+        let group = fields.u32() as usize;
+        let [head_bits, head_shift, zeros @ ..] = fields.u32().to_le_bytes();
+        let head = Head {
+            classes,
+            norm_bits: head_bits,
+            shift: head_shift,
+            logit_bits: logit_bits as i8,
+        };
+        let no_head = u32::from_le_bytes([head_bits, head_shift, logit_bits, 0]);
+        let mut reserved = core::iter::repeat_with(|| fields.u32())
+            .take(7)
+            .fold(u16::from_le_bytes(zeros).into(), |all, word| all | word);
+        if classes == 0 {
+            reserved |= no_head;
+        }
         if reserved != 0 {
             return Err(Error::Unsupported {
                 what: "reserved bytes",
@@ -199,6 +286,12 @@ impl Header {
         let header = Self {
             geometry,
             pool,
+            fc_norm,
+            head: (classes > 0).then_some(head),
+            precision: match group {
+                0 => Precision::Int8,
+                group => Precision::Int4 { group },
+            },
             name_len,
             residual_bits,
             epsilon,
@@ -210,7 +303,7 @@ impl Header {
             normalization,
         };
         header.validate()?;
-        if u64::from(sections) != super::section::section_count(&geometry) {
+        if u64::from(sections) != section_count(&header) {
             return Err(Error::Header {
                 what: "number of sections",
                 value: sections.into(),
@@ -230,6 +323,16 @@ impl Header {
             Pool::Class => 0,
             Pool::Mean => 1,
         };
+        let head = self.head.unwrap_or(Head {
+            classes: 0,
+            norm_bits: 0,
+            shift: 0,
+            logit_bits: 0,
+        });
+        let group = match self.precision {
+            Precision::Int8 => 0,
+            Precision::Int4 { group } => group as u32,
+        };
         let outputs = [self.residual_bits, self.class_bits, self.mean_bits, self.patch_bits].map(|bits| bits as u8);
         let words = [
             0,
@@ -241,16 +344,21 @@ impl Header {
             g.heads as u32,
             g.hidden as u32,
             pool,
-            MEAN_OF_NORM,
+            if self.fc_norm { NORM_OF_MEAN } else { MEAN_OF_NORM },
             self.epsilon as u32,
             (self.epsilon >> 32) as u32,
             u32::from_le_bytes(outputs),
-            u32::from_le_bytes([self.patch_shift, self.norm_bits, self.name_len, 0]),
+            u32::from_le_bytes([self.patch_shift, self.norm_bits, self.name_len, head.logit_bits as u8]),
         ];
         let n = self.normalization;
         let floats = n.mean.iter().chain(&n.std).map(|value| value.to_bits());
-        let count = super::section::section_count(&g) as u32;
-        let all = words.into_iter().chain(floats).chain([count]);
+        let last = [
+            section_count(&self) as u32,
+            head.classes as u32,
+            group,
+            u32::from_le_bytes([head.norm_bits, head.shift, 0, 0]),
+        ];
+        let all = words.into_iter().chain(floats).chain(last);
         for (slot, word) in bytes[CHECKSUM_AT + 4..].chunks_exact_mut(4).zip(all) {
             slot.copy_from_slice(&word.to_le_bytes());
         }

@@ -13,8 +13,9 @@ mod write;
 
 pub use checksum::checksum;
 pub use geometry::{Geometry, MAX_INNER, MAX_TOKENS, MAX_WIDTH_TIMES_DEPTH};
-pub use header::{HEADER_LEN, Header, MAGIC, MAX_NAME, MEAN_OF_NORM, Normalization, Pool, VERSION};
-pub(crate) use read::{BlockScales, File, place_in_block, section_index};
+pub(crate) use header::NORM_BITS;
+pub use header::{HEADER_LEN, Head, Header, MAGIC, MAX_CLASSES, MAX_NAME, Normalization, Pool, Precision, VERSION};
+pub(crate) use read::{BlockScales, File};
 pub use section::{
     BLOCK_SECTIONS, HEAD_SECTIONS, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, SCALES_LEN, Section, TABLE_ENTRY_LEN,
     TAIL_SECTIONS, sections,

@@ -3,6 +3,7 @@
 use super::header::{MAGIC, MAX_EPSILON, MAX_SHIFT, NORM_BITS, VERSION};
 use super::section::{Content, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, TABLE_ENTRY_LEN, sections};
 use super::{BLOCK_SECTIONS, HEAD_SECTIONS, HEADER_LEN, Header, Section, checksum};
+use crate::int4;
 use crate::panel::padding_is_zero;
 use crate::views::I32s;
 use crate::{ALIGNMENT, Error};
@@ -12,11 +13,6 @@ use crate::{ALIGNMENT, Error};
 pub(crate) struct File<'a> {
     bytes: &'a [u8],
     pub(crate) header: Header,
-}
-
-/// Index in the section table of the `i`-th section of a block; of the sections after the last block, for block = depth.
-pub(crate) const fn section_index(block: usize, i: usize) -> usize {
-    HEAD_SECTIONS.len() + block * BLOCK_SECTIONS.len() + i
 }
 
 impl<'a> File<'a> {
@@ -59,7 +55,7 @@ impl<'a> File<'a> {
 
     fn check_sections(&self) -> Result<(), Error> {
         let mut end = None;
-        for (index, expected) in sections(&self.header.geometry, self.header.name_len).enumerate() {
+        for (index, expected) in sections(&self.header).enumerate() {
             let invalid = |reason| Error::Section {
                 section: expected.section,
                 block: expected.block,
@@ -85,7 +81,7 @@ impl<'a> File<'a> {
             let content = self
                 .placed(&expected)
                 .ok_or(invalid("it reaches beyond the file's end"))?;
-            check_content(expected.section.content(&self.header.geometry), content).map_err(invalid)?;
+            check_content(expected.section.content(&self.header), content).map_err(invalid)?;
         }
         match end {
             Some(end) if end == self.bytes.len() as u64 => Ok(()),
@@ -118,8 +114,25 @@ impl<'a> File<'a> {
         self.slice(placed.offset..placed.offset.checked_add(placed.len)?)
     }
 
+    /// The bytes of a section outside the blocks.
+    #[inline(never)]
+    pub(crate) fn outside(&self, section: Section) -> &'a [u8] {
+        let kind = section as usize;
+        self.section(match kind.checked_sub(Section::NormMultiplier as usize) {
+            None => kind.saturating_sub(Section::PatchWeight as usize),
+            Some(place) => HEAD_SECTIONS.len() + self.header.geometry.depth * BLOCK_SECTIONS.len() + place,
+        })
+    }
+
+    /// The bytes of a section of a block.
+    #[inline(never)]
+    pub(crate) fn of_block(&self, block: usize, section: Section) -> &'a [u8] {
+        let place = (section as usize).saturating_sub(Section::Scales as usize);
+        self.section(HEAD_SECTIONS.len() + block * BLOCK_SECTIONS.len() + place)
+    }
+
     /// The bytes of the section with this index in the table. Empty, which no validated file has, if it were not there.
-    pub(crate) fn section(&self, index: usize) -> &'a [u8] {
+    fn section(&self, index: usize) -> &'a [u8] {
         let found = self
             .entry(index)
             .and_then(|(_, _, offset, len)| self.slice(offset..offset.checked_add(len)?));
@@ -131,6 +144,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?))
 }
 
+const BEYOND: &str = "a weight beyond its last row or column is not 0";
+
 fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
     let (ok, reason) = match content {
         Content::Any => (true, ""),
@@ -138,10 +153,8 @@ fn check_content(content: Content, bytes: &[u8]) -> Result<(), &'static str> {
         Content::Weight { .. } if bytes.iter().fold(false, |found, &w| found | (w == 0x80)) => {
             (false, "a weight is -128")
         }
-        Content::Weight { outputs, inner } => (
-            padding_is_zero(bytemuck::cast_slice(bytes), outputs, inner),
-            "a weight beyond its last row or column is not 0",
-        ),
+        Content::Weight { outputs, inner } => (padding_is_zero(bytes, outputs, inner), BEYOND),
+        Content::Nibbles { outputs, inner, group } => (int4::padding_is_zero(bytes, outputs, inner, group), BEYOND),
         Content::Bias => (
             I32s(bytes).iter().all(|b| (-MAX_BIAS..=MAX_BIAS).contains(&b)),
             "a bias is above 2^30",
@@ -200,10 +213,21 @@ impl BlockScales {
     }
 }
 
-/// Where a section stands among those of its block.
-pub(crate) fn place_in_block(section: Section) -> usize {
-    BLOCK_SECTIONS
-        .iter()
-        .position(|&s| s == section)
-        .unwrap_or(usize::MAX >> 8)
+#[cfg(test)]
+mod tests {
+    use super::super::{HEAD_SECTIONS, TAIL_SECTIONS};
+    use super::*;
+
+    #[test]
+    fn kinds_are_places() {
+        for (first, sections) in [
+            (Section::PatchWeight, &HEAD_SECTIONS[..]),
+            (Section::Scales, &BLOCK_SECTIONS),
+            (Section::NormMultiplier, &TAIL_SECTIONS),
+        ] {
+            for (place, &section) in sections.iter().enumerate() {
+                assert_eq!(section as usize - first as usize, place);
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The sections of a file: what they hold, their order and their lengths.
 
-use super::Geometry;
+use super::{Header, Precision};
+use crate::int4;
 use crate::panel::panels_len;
 
 /// What a section holds. Weight matrices lie in panels ([`panel`](crate::panel)); all else is row-major.
@@ -65,6 +66,16 @@ pub enum Section {
     NormOffset = 65,
     /// UTF-8, 0 to 255 bytes.
     Name = 66,
+    /// From the embedding to the head's inputs, i32 `[dim]`.
+    HeadNormMultiplier = 67,
+    /// i32 `[dim]`.
+    HeadNormOffset = 68,
+    /// i8 `[classes, dim]` in panels.
+    HeadWeight = 69,
+    /// i32 `[classes]`.
+    HeadBias = 70,
+    /// i32 `[classes]`; the shift is in the header.
+    HeadMultiplier = 71,
 }
 
 use Section::*;
@@ -94,8 +105,18 @@ pub const BLOCK_SECTIONS: [Section; 20] = [
     Fc2Bias,
     Fc2Multiplier,
 ];
-/// The sections after the blocks.
-pub const TAIL_SECTIONS: [Section; 3] = [NormMultiplier, NormOffset, Name];
+/// The sections after the blocks; the last five only of an encoder with a classification head.
+pub const TAIL_SECTIONS: [Section; 8] = [
+    NormMultiplier,
+    NormOffset,
+    Name,
+    HeadNormMultiplier,
+    HeadNormOffset,
+    HeadWeight,
+    HeadBias,
+    HeadMultiplier,
+];
+const HEADLESS: usize = 3;
 /// Bytes of an entry of the section table: kind u16, block u16, offset u32, length u32, zero u32.
 pub const TABLE_ENTRY_LEN: usize = 16;
 /// Bytes of [`Section::Scales`].
@@ -112,6 +133,8 @@ pub const MAX_BIAS: i32 = 1 << 30;
 pub(crate) enum Content {
     /// i8 panels, −128 excluded, of this many outputs and inputs.
     Weight { outputs: usize, inner: usize },
+    /// The same with weights of 4 bits.
+    Nibbles { outputs: usize, inner: usize, group: usize },
     /// i32 of at most [`MAX_BIAS`].
     Bias,
     /// i32, not negative.
@@ -126,16 +149,20 @@ pub(crate) enum Content {
 
 impl Section {
     /// Length in bytes.
-    pub(crate) fn len(self, geometry: &Geometry, name_len: u8) -> u64 {
+    pub(crate) fn len(self, header: &Header) -> u64 {
+        let geometry = &header.geometry;
         let dim = geometry.dim as u64;
         let hidden = geometry.hidden as u64;
-        if let Some((outputs, inner)) = self.matrix(geometry) {
-            return panels_len(outputs, inner) as u64;
+        if let Some((outputs, inner)) = self.matrix(header) {
+            return match self.precision(header) {
+                Precision::Int8 => panels_len(outputs, inner) as u64,
+                Precision::Int4 { group } => int4::panels_len(outputs, inner, group) as u64,
+            };
         }
         match self {
             PatchBias | PatchMultiplier | Norm1Multiplier | Norm1Offset | AttentionMultiplier | ProjBias
             | ProjMultiplier | Norm2Multiplier | Norm2Offset | Fc2Bias | Fc2Multiplier | NormMultiplier
-            | NormOffset => 4 * dim,
+            | NormOffset | HeadNormMultiplier | HeadNormOffset => 4 * dim,
             ClassToken => 2 * dim,
             Position => 2 * dim * geometry.patches() as u64,
             Scales => SCALES_LEN as u64,
@@ -143,14 +170,16 @@ impl Section {
             SoftmaxMultiplier => 4 * geometry.heads as u64,
             Fc1Bias | Fc1Multiplier => 4 * hidden,
             GeluTable => 256,
-            Name => name_len.into(),
+            Name => header.name_len.into(),
+            HeadBias | HeadMultiplier => 4 * header.classes() as u64,
             // Matrices: above.
-            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => 0,
+            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight | HeadWeight => 0,
         }
     }
 
     /// Outputs and inputs of a weight matrix; `None` for what is none.
-    pub fn matrix(self, geometry: &Geometry) -> Option<(usize, usize)> {
+    pub fn matrix(self, header: &Header) -> Option<(usize, usize)> {
+        let geometry = &header.geometry;
         let dim = geometry.dim;
         match self {
             PatchWeight => Some((dim, geometry.patch_len())),
@@ -158,16 +187,28 @@ impl Section {
             ProjWeight => Some((dim, dim)),
             Fc1Weight => Some((geometry.hidden, dim)),
             Fc2Weight => Some((dim, geometry.hidden)),
+            HeadWeight => Some((header.classes(), dim)),
             _ => None,
         }
     }
 
-    pub(crate) fn content(self, geometry: &Geometry) -> Content {
-        if let Some((outputs, inner)) = self.matrix(geometry) {
-            return Content::Weight { outputs, inner };
+    /// How the section's weights are kept, if it has any.
+    pub fn precision(self, header: &Header) -> Precision {
+        match self {
+            QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => header.precision,
+            _ => Precision::Int8,
+        }
+    }
+
+    pub(crate) fn content(self, header: &Header) -> Content {
+        if let Some((outputs, inner)) = self.matrix(header) {
+            return match self.precision(header) {
+                Precision::Int8 => Content::Weight { outputs, inner },
+                Precision::Int4 { group } => Content::Nibbles { outputs, inner, group },
+            };
         }
         match self {
-            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => Content::Bias,
+            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias | HeadBias => Content::Bias,
             SoftmaxMultiplier => Content::NotNegative,
             Self::Scales => Content::Scales,
             Name => Content::Text,
@@ -189,9 +230,18 @@ pub struct Placed {
     pub len: u64,
 }
 
-/// How many sections a file of this geometry has.
-pub(crate) fn section_count(geometry: &Geometry) -> u64 {
-    geometry.depth as u64 * BLOCK_SECTIONS.len() as u64 + (HEAD_SECTIONS.len() + TAIL_SECTIONS.len()) as u64
+/// How many sections a file with this header has.
+pub(crate) fn section_count(header: &Header) -> u64 {
+    let outside = HEAD_SECTIONS.len() + tail(header).len();
+    header.geometry.depth as u64 * BLOCK_SECTIONS.len() as u64 + outside as u64
+}
+
+/// The sections after the blocks.
+fn tail(header: &Header) -> &'static [Section] {
+    match (header.head, TAIL_SECTIONS.split_at_checked(HEADLESS)) {
+        (None, Some((headless, _))) => headless,
+        _ => &TAIL_SECTIONS,
+    }
 }
 
 /// The next multiple of 16.
@@ -199,22 +249,22 @@ pub(crate) fn align(offset: u64) -> u64 {
     offset.saturating_add(15) & !15
 }
 
-/// Every section of a file with this geometry and a name of this many bytes, in the file's order.
+/// Every section of a file with this header, in the file's order.
 ///
-/// The geometry must be valid ([`Geometry::validate`]).
-pub fn sections(geometry: &Geometry, name_len: u8) -> impl Iterator<Item = Placed> + use<> {
-    let geometry = *geometry;
-    let mut offset = super::HEADER_LEN as u64 + section_count(&geometry) * TABLE_ENTRY_LEN as u64;
+/// The header must be valid ([`Header::validate`]).
+pub fn sections(header: &Header) -> impl Iterator<Item = Placed> + use<> {
+    let header = *header;
+    let mut offset = super::HEADER_LEN as u64 + section_count(&header) * TABLE_ENTRY_LEN as u64;
     let blocks =
-        (0..geometry.depth as u32).flat_map(|block| BLOCK_SECTIONS.iter().map(move |&section| (section, block)));
+        (0..header.geometry.depth as u32).flat_map(|block| BLOCK_SECTIONS.iter().map(move |&section| (section, block)));
     let head = HEAD_SECTIONS.iter().map(|&section| (section, 0));
-    let tail = TAIL_SECTIONS.iter().map(|&section| (section, 0));
+    let tail = tail(&header).iter().map(|&section| (section, 0));
     head.chain(blocks).chain(tail).map(move |(section, block)| {
         let placed = Placed {
             section,
             block,
             offset: align(offset),
-            len: section.len(&geometry, name_len),
+            len: section.len(&header),
         };
         offset = placed.offset + placed.len;
         placed

@@ -11,9 +11,7 @@ use crate::Error;
 /// [`Error::Header`] if the header is invalid or the file would not fit in 2^32 - 1 bytes.
 pub fn file_len(header: &Header) -> Result<usize, Error> {
     header.validate()?;
-    let end = sections(&header.geometry, header.name_len)
-        .last()
-        .map_or(0, |last| last.offset + last.len);
+    let end = sections(header).last().map_or(0, |last| last.offset + last.len);
     match u32::try_from(end) {
         Ok(end) => Ok(end as usize),
         Err(_) => Err(Error::Header {
@@ -44,7 +42,7 @@ pub fn write(header: &Header, out: &mut [u8], mut fill: impl FnMut(Section, usiz
     out.fill(0);
     let (start, _) = out.split_first_chunk_mut::<HEADER_LEN>().ok_or(wrong)?;
     *start = header.to_bytes(expected as u32);
-    for (index, placed) in sections(&header.geometry, header.name_len).enumerate() {
+    for (index, placed) in sections(header).enumerate() {
         let at = HEADER_LEN + index * TABLE_ENTRY_LEN;
         let words = [
             placed.section as u32 | placed.block << 16,

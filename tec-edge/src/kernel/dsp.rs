@@ -6,9 +6,7 @@
 
 use core::arch::asm;
 
-use tec_core::integer::softmax_weights;
-
-use super::{Kernel, Lanes, narrow};
+use super::{Kernel, Lanes, Needs, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -23,7 +21,7 @@ impl Kernel for Dsp {
     type Factor = i16;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 4;
+    const NEEDS: Needs = Needs::DSP;
 
     fn factor(self, q: i8) -> i16 {
         q.into()
@@ -78,22 +76,17 @@ impl Kernel for Dsp {
             }
         });
     }
-
-    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-        softmax_weights(scores, multiplier, shift, weights)
-    }
 }
 
 /// Two i16.
 type Pair = u32;
 
 fn add_products(factors: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
-    // Sections, scratch memory and panels are aligned; if one were not, nothing would be added.
-    let Ok(words) = bytemuck::try_cast_slice::<i8, [u32; PANEL]>(panel) else {
-        return;
-    };
-    let Ok(pairs) = bytemuck::try_cast_slice::<i16, [Pair; 2]>(factors) else {
-        return;
+    let (Ok(words), Ok(pairs)) = (
+        bytemuck::try_cast_slice::<i8, [u32; PANEL]>(panel),
+        bytemuck::try_cast_slice::<i16, [Pair; 2]>(factors),
+    ) else {
+        return add_one_by_one(factors, stride, panel, sums);
     };
     let stride = stride / QUAD;
     for (row, sums) in sums.chunks_mut(2).enumerate() {
@@ -108,6 +101,22 @@ fn add_products(factors: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<
                 two_rows(first, first, words, sums, &mut same);
             }
             _ => {}
+        }
+    }
+}
+
+/// For slices of a caller that do not lie at the boundary of a word, as all in files and scratch memory do.
+#[cold]
+#[inline(never)]
+fn add_one_by_one(factors: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
+    let quads = panel.as_chunks::<{ PANEL * QUAD }>().0;
+    for (row, sums) in rows(factors, stride, quads.len() * QUAD).zip(sums) {
+        for (&[a, c, b, d], weights) in row.as_chunks::<QUAD>().0.iter().zip(quads) {
+            for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+                for (factor, &weight) in [a, b, c, d].into_iter().zip(weights) {
+                    *sum = sum.wrapping_add(i32::from(factor) * i32::from(weight));
+                }
+            }
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The kernels: what a processor does its own way, behind one trait. All give the same integers.
 //!
-//! The scalar kernel is plain Rust over `tec_core::integer` and forbids nothing a compiler may do; the others are tested against it,
-//! whole encoders and single calls, over the whole range of their arguments.
+//! The scalar kernel is plain Rust. All are tested against wider integers and `tec_core::integer`, whole encoders and single calls, over
+//! the whole range of their arguments.
 
 #[cfg(all(feature = "simd", tec_neon))]
 pub(crate) mod aarch64;
 #[cfg(all(feature = "simd", tec_dsp))]
 mod dsp;
+#[cfg(all(feature = "simd", tec_mve))]
+mod helium;
 mod narrow;
+mod needs;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 mod scalar;
 #[cfg(test)]
@@ -18,13 +21,16 @@ pub(crate) mod wasm;
 pub(crate) mod x86;
 
 use bytemuck::Pod;
-use tec_core::integer::softmax_weights;
+pub(crate) use needs::{NAMES, Needs};
+use tec_core::integer::{GELU_TABLE_LEN, gelu, softmax_weights};
 
 use crate::layers::Norm;
 use crate::panel::PANEL;
 
 #[cfg(all(feature = "simd", tec_dsp))]
 pub(crate) use dsp::Dsp;
+#[cfg(all(feature = "simd", tec_mve))]
+pub(crate) use helium::Helium;
 #[cfg(not(all(feature = "simd", tec_dsp)))]
 pub(crate) use scalar::Scalar;
 
@@ -56,9 +62,11 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// Layer outputs of a group of rows.
     type Values: Group<i16>;
     /// Rows of a group.
-    const ROWS: usize;
+    const ROWS: usize = Self::NEEDS.rows;
     /// Factors behind each row that the kernel uses for itself.
-    const TAIL: usize = 0;
+    const TAIL: usize = Self::NEEDS.tail;
+    /// What of this the scratch memory is planned with.
+    const NEEDS: Needs;
 
     /// The factor of an activation.
     fn factor(self, q: i8) -> Self::Factor;
@@ -76,6 +84,12 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     #[inline(always)]
     fn narrow(self, values: &Lanes<i16>) -> Lanes<i8> {
         values.map(|value| value.clamp(i8::MIN.into(), i8::MAX.into()) as i8)
+    }
+
+    /// The table's entries for a layer's outputs.
+    #[inline(always)]
+    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
+        values.map(|value| gelu(table, value))
     }
 
     /// Puts activations into a row, `first` and the following, a multiple of a quad; those that the row has no place for are left out.
@@ -135,7 +149,6 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     }
 }
 
-#[cfg(not(all(feature = "simd", tec_dsp)))]
 /// Rows of `len` values, `stride` apart.
 #[inline(always)]
 pub(crate) fn rows<T>(all: &[T], stride: usize, len: usize) -> impl Iterator<Item = &[T]> {

@@ -1,9 +1,10 @@
 //! Requantization and LayerNorm for processors whose registers have 32 bits, and so for everything else: the same integers as
 //! `tec_core::integer`'s, in products of 32 by 32 bits wherever a layer's constants allow it.
 
-use tec_core::integer::{NORM_BITS, NormRow, saturate_i16, scale};
+use tec_core::integer::{AFFINE_OFFSET_BITS, NormRow, saturate_i16, scale};
 
 use super::Lanes;
+use crate::format::{MAX_WIDTH_TIMES_DEPTH, NORM_BITS};
 use crate::layers::Norm;
 
 /// `clamp16(round((sum + bias) · multiplier, shift))`, all of them by one shift.
@@ -38,19 +39,16 @@ pub(crate) fn requantize(
 #[inline(always)]
 pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i8)) {
     let row = NormRow::new(token, norm.epsilon);
-    let (Ok(mantissa), Ok(sum), true) = (
-        i32::try_from(row.mantissa),
-        i32::try_from(row.sum),
-        token.len() <= MOST_WIDTH,
-    ) else {
+    let Some(Words {
+        width,
+        sum,
+        mantissa,
+        up,
+    }) = Words::new(norm, &row)
+    else {
         return norm.values(&row, token, 0, emit);
     };
-    if !(1..=NORM_BITS + 20).contains(&row.shift) || !(16..=45).contains(&norm.bits) {
-        return norm.values(&row, token, 0, emit);
-    }
-    let width = token.len() as i32;
-    let half = 1i64 << (row.shift - 1);
-    let (up, half_out) = (1i32 << (norm.bits - 16), 1i64 << (norm.bits - 1));
+    let (half, half_out) = (1i64 << (row.shift - 1), 1i64 << (norm.bits - 1));
     let constants = norm.multiplier.iter().zip(norm.offset.iter());
     for (i, (&x, (multiplier, offset))) in token.iter().zip(constants).enumerate() {
         let centered = (width * i32::from(x)).wrapping_sub(sum);
@@ -64,8 +62,30 @@ pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i
     }
 }
 
-/// The widest token whose values times the width stay below 2^30.
-pub(super) const MOST_WIDTH: usize = 24_576;
+/// What a row's norm is computed from, in 32 bits.
+pub(super) struct Words {
+    pub(super) width: i32,
+    pub(super) sum: i32,
+    pub(super) mantissa: i32,
+    /// What an offset is multiplied by.
+    pub(super) up: i32,
+}
+
+impl Words {
+    /// `None` where the numbers do not fit, or shifts are not 1 to 62: of a file only where the mantissa is 2^31.
+    pub(super) fn new(norm: &Norm<'_>, row: &NormRow) -> Option<Self> {
+        // Values times the width then stay below 2^30.
+        let width = i32::try_from(row.width).ok()?;
+        let fits = row.width <= MAX_WIDTH_TIMES_DEPTH as i64 && (1..=62).contains(&row.shift);
+        let bits = u8::try_from(norm.bits).ok().filter(|bits| NORM_BITS.contains(bits))?;
+        fits.then_some(Self {
+            width,
+            sum: i32::try_from(row.sum).ok()?,
+            mantissa: i32::try_from(row.mantissa).ok()?,
+            up: 1 << (u32::from(bits) - AFFINE_OFFSET_BITS),
+        })
+    }
+}
 
 /// The upper bits of a number below 2^62, limited to i8.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The kernel that every processor has: the definition, in a loop order that compilers vectorize.
 
-use super::{Kernel, Lanes, narrow, rows};
+use super::{Kernel, Lanes, Needs, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -12,7 +12,7 @@ impl Kernel for Scalar {
     type Factor = i8;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 4;
+    const NEEDS: Needs = Needs::SCALAR;
 
     fn factor(self, q: i8) -> i8 {
         q
@@ -57,14 +57,18 @@ impl Kernel for Scalar {
     }
 }
 
-/// Sums wrap where they could overflow, which the reader's caps rule out.
+/// Sums wrap where they could overflow, which the reader's caps rule out. The products of a quad are written out, for compilers asked for
+/// small programs would keep a loop over them.
 #[inline(always)]
 fn add_products<T: Copy + Into<i32>>(row: &[T], quads: &[[i8; PANEL * QUAD]], sums: &mut Lanes<i32>) {
-    for (factors, weights) in row.as_chunks::<QUAD>().0.iter().zip(quads) {
-        for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
-            for (&factor, &weight) in factors.iter().zip(weights) {
-                *sum = sum.wrapping_add(factor.into() * i32::from(weight));
-            }
+    for (&[a, b, c, d], weights) in row.as_chunks::<QUAD>().0.iter().zip(quads) {
+        let (a, b, c, d): (i32, i32, i32, i32) = (a.into(), b.into(), c.into(), d.into());
+        for (sum, &[p, q, r, s]) in sums.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+            *sum = sum
+                .wrapping_add(a * i32::from(p))
+                .wrapping_add(b * i32::from(q))
+                .wrapping_add(c * i32::from(r))
+                .wrapping_add(d * i32::from(s));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Random encoder files, and a second implementation of `docs/integer-encoder.md` without tiles, in wide integers.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use tec_edge::format::{Header, Normalization, SCALES_EPSILON_AT, Section, file_len, write};
+use tec_edge::format::{Head, Header, Normalization, SCALES_EPSILON_AT, Section, file_len, write};
 use tec_edge::panel::pack;
-use tec_edge::{Geometry, Pool};
+use tec_edge::{Geometry, Pool, Precision, int4};
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -68,6 +68,9 @@ pub fn header(geometry: Geometry) -> Header {
     Header {
         geometry,
         pool: Pool::Mean,
+        fc_norm: false,
+        head: None,
+        precision: Precision::Int8,
         name_len: 5,
         residual_bits: 8,
         epsilon: 1000,
@@ -81,6 +84,42 @@ pub fn header(geometry: Geometry) -> Header {
             std: used(0.25),
         },
     }
+}
+
+/// Headers of every kind: with and without a head on either embedding, `fc_norm`, weights of 8 and 4 bits.
+pub fn variants(geometry: Geometry) -> Vec<Header> {
+    let plain = header(geometry);
+    let head = |classes| {
+        Some(Head {
+            classes,
+            norm_bits: 30,
+            shift: 30,
+            logit_bits: 9,
+        })
+    };
+    vec![
+        plain,
+        Header {
+            pool: Pool::Class,
+            head: head(3),
+            precision: Precision::Int4 { group: 8 },
+            ..plain
+        },
+        Header {
+            fc_norm: true,
+            head: head(21),
+            ..plain
+        },
+        Header {
+            head: head(16),
+            ..plain
+        },
+        Header {
+            fc_norm: true,
+            precision: Precision::Int4 { group: 65_536 },
+            ..plain
+        },
+    ]
 }
 
 /// A file whose activations have the sizes that a quantized encoder's have. `wild` draws every constant from its whole range
@@ -103,10 +142,17 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
         // A sum of products of full-range values is about 75^2 * sqrt(inner).
         let sum = 5400.0 * (inner(section) as f64).sqrt();
         match section {
-            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight => {
-                let (outputs, inner) = section.matrix(&header.geometry).unwrap();
+            PatchWeight | QkvWeight | ProjWeight | Fc1Weight | Fc2Weight | HeadWeight => {
+                let (outputs, inner) = section.matrix(header).unwrap();
                 let rows: Vec<i8> = (0..outputs * inner).map(|_| random.range(-127, 127) as i8).collect();
-                pack(&rows, inner, bytemuck::cast_slice_mut(bytes));
+                match section.precision(header) {
+                    Precision::Int8 => pack(&rows, inner, bytemuck::cast_slice_mut(bytes)),
+                    Precision::Int4 { group } => {
+                        let scales = outputs * inner.div_ceil(group);
+                        let scales: Vec<u8> = (0..scales).map(|_| random.range(200, 255) as u8).collect();
+                        int4::pack(&rows, &scales, inner, group, bytes);
+                    }
+                }
             }
             GeluTable => bytes.iter_mut().for_each(|slot| *slot = random.next() as u8),
             Name => bytes.copy_from_slice("tin\u{e9}".as_bytes()),
@@ -114,7 +160,7 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
                 bytes[..9].copy_from_slice(&[40, 40, 30, 40, 40, 40, 40, 40, block as u8 % 16]);
                 bytes[SCALES_EPSILON_AT..][..8].copy_from_slice(&(1000 + block as u64).to_le_bytes());
             }
-            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias => {
+            PatchBias | QkvBias | ProjBias | Fc1Bias | Fc2Bias | HeadBias => {
                 let limit = if wild { 1 << 30 } else { 100_000 };
                 words(bytes, &mut || random.range(-limit, limit));
             }
@@ -130,6 +176,10 @@ pub fn file(header: &Header, seed: u64, wild: bool) -> Vec<u8> {
             Norm1Multiplier | Norm2Multiplier => words(bytes, &mut || random.range(-50 << 20, 50 << 20)),
             NormMultiplier => words(bytes, &mut || random.range(-1 << 25, 1 << 25)),
             Norm1Offset | Norm2Offset => words(bytes, &mut || random.range(-20 << 16, 20 << 16)),
+            // An embedding's integers reach about 2^14, inputs of 8 bits 2^7; the head's sums are its logits.
+            HeadNormMultiplier => words(bytes, &mut || random.range(-1 << 23, 1 << 23)),
+            HeadNormOffset => words(bytes, &mut || random.range(-20 << 16, 20 << 16)),
+            HeadMultiplier => words(bytes, &mut || random.range(1 << 26, 1 << 27)),
             NormOffset => words(bytes, &mut || random.range(-1 << 15, 1 << 15)),
             QkvMultiplier | Fc1Multiplier => {
                 words(bytes, &mut || {
@@ -152,6 +202,8 @@ pub struct Expected {
     pub class: Vec<i16>,
     pub mean: Vec<i16>,
     pub patches: Vec<i16>,
+    /// Empty without a head.
+    pub logits: Vec<i16>,
 }
 
 /// Whole matrices in i128, one operation after the other, of all patches.
@@ -166,7 +218,7 @@ pub fn reference_of(header: &Header, file: &[u8], pixels: &[u8], wanted: &[u32])
     let (d, heads, tokens, hidden) = (g.dim, g.heads, wanted.len() + 1, g.hidden);
     let width = d / heads;
     let section = |wanted: Section, block: usize| -> &[u8] {
-        let placed = tec_edge::format::sections(&g, header.name_len)
+        let placed = tec_edge::format::sections(header)
             .find(|p| p.section == wanted && p.block == block as u32)
             .unwrap();
         &file[placed.offset as usize..][..placed.len as usize]
@@ -185,9 +237,19 @@ pub fn reference_of(header: &Header, file: &[u8], pixels: &[u8], wanted: &[u32])
             .collect()
     };
     let linear = |x: &[i128], w: Section, bias: Section, m: Section, b: usize, inner: usize, shift: u8, limit: i128| {
-        let (panels, bias, multiplier) = (i8s(w, b), words(bias, b), words(m, b));
+        let (panels, bias, multiplier) = (section(w, b), words(bias, b), words(m, b));
         let quads = inner.div_ceil(4);
-        let weight = |o: usize, k: usize| panels[((o / 16 * quads + k / 4) * 16 + o % 16) * 4 + k % 4];
+        let weight = |o: usize, k: usize| match w.precision(header) {
+            Precision::Int8 => i128::from(panels[((o / 16 * quads + k / 4) * 16 + o % 16) * 4 + k % 4] as i8),
+            Precision::Int4 { group } => {
+                let groups = inner.div_ceil(group);
+                let panel = &panels[o / 16 * (16 * groups + 32 * quads)..];
+                let pair = panel[16 * groups + k / 4 * 32 + o % 16 * 2 + k % 4 / 2];
+                let q = i128::from(if k.is_multiple_of(2) { pair & 15 } else { pair >> 4 });
+                let q = if q > 7 { q - 16 } else { q };
+                (q * i128::from(panel[k / group * 16 + o % 16]) + 8).div_euclid(16)
+            }
+        };
         let mut out = Vec::new();
         for row in x.chunks(inner) {
             for o in 0..bias.len() {
@@ -292,23 +354,48 @@ pub fn reference_of(header: &Header, file: &[u8], pixels: &[u8], wanted: &[u32])
         x = x.iter().zip(out).map(|(x, o)| saturate16(x + o)).collect();
     }
 
-    let y = normalized(&x, NormMultiplier, NormOffset, 0, header.norm_bits, header.epsilon);
     let shift = |bits: i8| (i32::from(header.norm_bits) - i32::from(bits)) as u8;
-    let output = |y: &[i128], bits| y.iter().map(|&y| saturate16(round(y, shift(bits)))).collect::<Vec<_>>();
-    let patches = output(&y[d..], header.patch_bits);
+    let output = |x: &[i128], bits| -> Vec<i128> {
+        let y = normalized(x, NormMultiplier, NormOffset, 0, header.norm_bits, header.epsilon);
+        y.iter().map(|&y| saturate16(round(y, shift(bits)))).collect()
+    };
+    let token = |x: &[i128], bits| if header.fc_norm { x.to_vec() } else { output(x, bits) };
+    let class = token(&x[..d], header.class_bits);
+    let patches = token(&x[d..], header.patch_bits);
     let count = (tokens - 1) as i128;
-    let bits = 128 - count.leading_zeros();
+    let bits = 128 - count.leading_zeros() as i32;
     let mantissa = ((1i128 << (30 + bits)) + count / 2) / count;
-    let mean_shift = 30 + bits as i32 + i32::from(header.patch_bits) - i32::from(header.mean_bits);
-    let mean = (0..d).map(|c| {
-        let sum: i128 = patches.iter().skip(c).step_by(d).sum();
-        saturate16(round(sum * mantissa, mean_shift as u8)) as i16
+    let finer = i32::from(header.patch_bits) - i32::from(header.mean_bits);
+    let mean_shift = 30 + bits + if header.fc_norm { 0 } else { finer };
+    let pooled: Vec<i128> = (0..d)
+        .map(|c| {
+            let sum: i128 = patches.iter().skip(c).step_by(d).sum();
+            saturate16(round(sum * mantissa, mean_shift as u8))
+        })
+        .collect();
+    let mean = match header.fc_norm {
+        true => output(&pooled, header.mean_bits),
+        false => pooled,
+    };
+    let logits = header.head.map_or(Vec::new(), |head| {
+        let embedding = match header.pool {
+            Pool::Class => &class,
+            Pool::Mean => &mean,
+        };
+        let constants = words(HeadNormMultiplier, 0).into_iter().zip(words(HeadNormOffset, 0));
+        let inputs: Vec<i128> = embedding
+            .iter()
+            .zip(constants)
+            .map(|(e, (m, o))| round(e * m + (o << (head.norm_bits - 16)), head.norm_bits).clamp(-128, 127))
+            .collect();
+        linear(&inputs, HeadWeight, HeadBias, HeadMultiplier, 0, d, head.shift, 32767)
     });
     let narrow = |values: Vec<i128>| values.into_iter().map(|v| v as i16).collect::<Vec<_>>();
     Expected {
-        class: narrow(output(&y[..d], header.class_bits)),
-        mean: mean.collect(),
+        class: narrow(class),
+        mean: narrow(mean),
         patches: narrow(patches),
+        logits: narrow(logits),
     }
 }
 

@@ -12,10 +12,6 @@ const LOG_RATIO: f32 = 0.287_682_07;
 const TRIES: u32 = 10;
 /// Which random number decides on the flip; those before belong to the crops, four a try.
 const FLIP: u32 = 4 * TRIES;
-/// The share of the shorter side that evaluation keeps: 224 of 256 pixels.
-const EVAL_CROP: f64 = 0.875;
-/// Below this size, evaluation does not cut off a margin: 1/8 of a 32-pixel image is part of its subject.
-const EVAL_CROP_FROM: usize = 64;
 
 /// How an image becomes a square.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +55,7 @@ impl Augment {
                 flip: flip && noise.uniform(FLIP) < 0.5,
             },
             Self::Eval => Placement {
-                region: central_square(width, height, size),
+                region: Region::central_square(width, height, size),
                 flip: false,
             },
         }
@@ -139,43 +135,6 @@ fn central_crop(width: usize, height: usize) -> Region {
         top: (height - crop_height) / 2,
         width: crop_width,
         height: crop_height,
-    }
-}
-
-/// The part of an image that its central `size` × `size` square comes from after the shorter side was resized.
-fn central_square(width: usize, height: usize, size: usize) -> Region {
-    if width == size && height == size {
-        return Region::Cut {
-            left: 0,
-            top: 0,
-            width,
-            height,
-        };
-    }
-    let shorter = if size < EVAL_CROP_FROM {
-        size
-    } else {
-        (size as f64 / EVAL_CROP) as usize
-    };
-    // torchvision's Resize: the longer side is cut to whole pixels.
-    let (resized_width, resized_height) = if width <= height {
-        (shorter, shorter.saturating_mul(height) / width)
-    } else {
-        (shorter.saturating_mul(width) / height, shorter)
-    };
-    let along = |side: usize, resized: usize| {
-        let scale = side as f64 / resized as f64;
-        let start = ((resized - size) as f64 / 2.0).round_ties_even() * scale;
-        // Rounding must not carry the window past the edge.
-        (start, (size as f64 * scale).min(side as f64 - start))
-    };
-    let (left, window_width) = along(width, resized_width);
-    let (top, window_height) = along(height, resized_height);
-    Region::Window {
-        left,
-        top,
-        width: window_width,
-        height: window_height,
     }
 }
 

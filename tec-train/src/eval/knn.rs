@@ -87,6 +87,29 @@ pub fn knn(train: &Features, test: &Features, config: &KnnConfig) -> Result<Knn>
     })
 }
 
+/// The number of each test image's nearest training image.
+///
+/// # Errors
+/// [`Error::Data`] for features of different or wrong geometry or not finite.
+pub fn nearest_one(train: &Features, test: &Features) -> Result<Vec<u32>> {
+    let config = KnnConfig {
+        k: 1,
+        ..KnnConfig::default()
+    };
+    check(train, test, &config)?;
+    let (train_rows, test_rows) = (normalized(train), normalized(test));
+    let mut found = Vec::with_capacity(test.len());
+    for queries in test_rows.chunks(TEST_CHUNK * test.dim) {
+        let nearest = nearest(queries, &train_rows, train.dim, 1)?;
+        found.extend(
+            nearest
+                .iter()
+                .map(|one| one.first().map_or(0, |neighbor| neighbor.index)),
+        );
+    }
+    Ok(found)
+}
+
 fn check(train: &Features, test: &Features, config: &KnnConfig) -> Result<()> {
     train.validate("training")?;
     test.validate("test")?;

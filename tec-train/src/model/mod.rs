@@ -14,6 +14,7 @@ mod config;
 mod decoder;
 mod family;
 mod geometry;
+mod head;
 mod inspect;
 mod layers;
 mod load;
@@ -30,6 +31,7 @@ mod weights_file;
 
 pub use checkpoint::Checkpoint;
 pub use config::{BaseConfig, DecoderConfig, EncoderMetadata, MaeConfig, Pool, TecConfig, VitConfig};
+pub use head::Head;
 pub use inspect::{EncoderFacts, Inspection, inspect};
 pub use load::{LoadOptions, LoadReport, MisShaped};
 pub use mae::Mae;

@@ -107,8 +107,7 @@ impl Vit {
             ..LoadOptions::default()
         };
         // Reading copies.
-        let mut file = WeightsFile::in_memory(tensors, Path::new("the model in training"));
-        Self::from_file(&mut file, &options, device)
+        Self::from_tensors(tensors, &options, Path::new("the model in training"), device)
     }
 
     fn from_file(file: &mut WeightsFile, options: &LoadOptions, device: &Device) -> Result<Self> {
@@ -367,6 +366,18 @@ impl Vit {
                 self.origin.title
             ))),
         }
+    }
+
+    /// Passes what `target`, an encoder for devices, can hold: a plain vision transformer, or one whose final norm is the mean's.
+    pub(crate) fn require_quantizable(&self, target: &str) -> Result<()> {
+        let every_token = Self {
+            variant: Variant {
+                pooled_norm: false,
+                ..self.variant.clone()
+            },
+            ..self.clone()
+        };
+        every_token.require_plain(target)
     }
 
     /// Class token and patch tokens with their positions, registers between them `[B, 1+R+L, D]`.

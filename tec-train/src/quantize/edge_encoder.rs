@@ -63,7 +63,11 @@ impl EdgeEncoder {
         let encoder = Encoder::from_bytes(file.get()).map_err(|e| Error::Data(e.to_string()))?;
         let geometry = *encoder.geometry();
         let scratch_len = encoder.with_back_end(BackEnd::SCALAR).scratch_len(Outputs::ALL);
-        let fast_scratch_len = encoder.fast_scratch_len(&Options::default(), Outputs::ALL);
+        let all = Outputs {
+            logits: encoder.header().head.is_some(),
+            ..Outputs::ALL
+        };
+        let fast_scratch_len = encoder.fast_scratch_len(&Options::default(), all);
         Ok(Self {
             file,
             geometry,
@@ -88,6 +92,11 @@ impl EdgeEncoder {
     /// The encoder's shape.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// The encoder file.
+    pub fn bytes(&self) -> &[u8] {
+        self.file.get()
     }
 
     /// Bytes of the encoder file.
@@ -118,15 +127,18 @@ impl EdgeEncoder {
             Pool::Cls => OutputKind::Class,
             Pool::Mean => OutputKind::Mean,
         };
-        let (class, mean) = self.embed_both(pixels, count)?;
-        Ok(if kind == OutputKind::Class { class } else { mean })
+        let embedded = self.outputs(pixels, count)?;
+        Ok(match kind {
+            OutputKind::Class => embedded.class,
+            _ => embedded.mean,
+        })
     }
 
-    /// Class tokens and means of `count` images, each `[count, dim]`.
+    /// Class tokens, means and logits of `count` images, `[count, height, width, channels]`.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
-    pub fn embed_both(&self, pixels: &[u8], count: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+    pub fn outputs(&self, pixels: &[u8], count: usize) -> Result<Embedded> {
         let encoder = self.encoder()?;
         let (dim, image_len) = (self.geometry.dim, self.geometry.image_len());
         if count.checked_mul(image_len) != Some(pixels.len()) {
@@ -136,30 +148,45 @@ impl EdgeEncoder {
                 count.saturating_mul(image_len)
             )));
         }
-        let (mut class, mut mean) = (vec![0.0; count * dim], vec![0.0; count * dim]);
+        let classes = encoder.output_len(OutputKind::Logits);
+        let row = 2 * dim + classes;
+        let mut all = vec![0.0; count * row];
         let images = pixels.par_chunks_exact(image_len);
-        let outputs = class.par_chunks_exact_mut(dim).zip(mean.par_chunks_exact_mut(dim));
-        images.zip(outputs).try_for_each_init(
-            || {
-                (
-                    AlignedBytes::zeroed(self.fast_scratch_len),
-                    vec![0i16; dim],
-                    vec![0i16; dim],
-                )
-            },
-            |(scratch, class16, mean16), (image, (class, mean))| {
+        images.zip(all.par_chunks_exact_mut(row)).try_for_each_init(
+            || (AlignedBytes::zeroed(self.fast_scratch_len), vec![0i16; row]),
+            |(scratch, integers), (image, real)| {
+                let (class, rest) = integers.split_at_mut(dim);
+                let (mean, logits) = rest.split_at_mut(dim);
                 let output = Output {
-                    class: Some(class16),
-                    mean: Some(mean16),
-                    patches: None,
+                    class: Some(&mut *class),
+                    mean: Some(&mut *mean),
+                    logits: Some(&mut *logits).filter(|_| classes > 0),
+                    ..Output::default()
                 };
                 let done = encoder.encode(Image::Pixels(image), scratch.get_mut(), output);
                 done.map_err(|e| Error::Data(e.to_string()))?;
-                encoder.to_f32(OutputKind::Class, class16, class);
-                encoder.to_f32(OutputKind::Mean, mean16, mean);
+                encoder.to_f32(OutputKind::Class, class, &mut real[..dim]);
+                encoder.to_f32(OutputKind::Mean, mean, &mut real[dim..2 * dim]);
+                encoder.to_f32(OutputKind::Logits, logits, &mut real[2 * dim..]);
                 Ok::<(), Error>(())
             },
         )?;
-        Ok((class, mean))
+        let columns = |from: usize, to: usize| all.chunks_exact(row).flat_map(|row| &row[from..to]).copied().collect();
+        Ok(Embedded {
+            class: columns(0, dim),
+            mean: columns(dim, 2 * dim),
+            logits: columns(2 * dim, row),
+        })
     }
+}
+
+/// Real values of outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedded {
+    /// `[images, dim]`.
+    pub class: Vec<f32>,
+    /// `[images, dim]`.
+    pub mean: Vec<f32>,
+    /// `[images, classes]`; empty without a head.
+    pub logits: Vec<f32>,
 }

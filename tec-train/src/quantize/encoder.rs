@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 
 use tec_core::integer::{EXP_STEPS_PER_UNIT, MEAN_BITS, gelu_table};
-use tec_edge::Geometry;
 use tec_edge::format::{self, Header, Section};
-use tec_edge::panel;
+use tec_edge::{Geometry, Precision};
 
-use super::calibration::{Calibration, Channels};
+use super::calibration::Calibration;
 use super::fixed;
 use super::layers::{QuantizedLinear, RealLinear};
-use super::ranges::{GeluRanges, MARGIN, Range, equalize, extents, gelu, gelu_ranges};
+use super::ranges::{MARGIN, Range, equalize, extents, gelu_ranges, hidden_means, means, qkv_ranges};
+use super::rounding::Feedback;
 use crate::data::Normalization;
-use crate::model::{Pool, Site, Vit};
+use crate::model::{Head, Pool, Site, Vit};
 use crate::{Error, Result};
 
 /// LayerNorm's epsilon in every encoder.
@@ -20,21 +20,49 @@ const EPSILON: f64 = 1e-6;
 /// How much larger than on the calibration images the residual stream and the outputs may become before they saturate.
 const HEADROOM: f64 = 1.5;
 
+/// What an encoder is to become.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Kept in the file, cut to 255 bytes.
+    pub name: &'a str,
+    /// Which output is meant as the embedding, and enters the head.
+    pub pool: Pool,
+    /// How the blocks' weights are kept.
+    pub precision: Precision,
+    /// A classification head for the logits.
+    pub head: Option<&'a Head>,
+}
+
+impl Default for Target<'_> {
+    /// Weights of 8 bits, the mean as embedding, neither name nor head.
+    fn default() -> Self {
+        Self {
+            name: "",
+            pool: Pool::Mean,
+            precision: Precision::Int8,
+            head: None,
+        }
+    }
+}
+
 /// Quantizes an encoder: returns the bytes of its `encoder.tec`.
-///
-/// `name` is kept in the file, cut to 255 bytes. `pool` says which output is meant as the embedding.
 ///
 /// # Errors
 /// [`Error::Usage`] for a geometry that the file cannot hold or a normalization of other channels, [`Error::Data`] without
-/// calibration or when a scale is out of range.
+/// calibration, when a scale is out of range or the head is for other embeddings.
 pub fn quantize(
     vit: &Vit,
     normalization: &Normalization,
-    pool: Pool,
-    name: &str,
+    target: &Target<'_>,
     calibration: &Calibration,
 ) -> Result<Vec<u8>> {
-    vit.require_plain("encoder.tec")?;
+    vit.require_quantizable("encoder.tec")?;
+    let Target {
+        name,
+        pool,
+        precision,
+        head,
+    } = *target;
     let config = vit.config();
     normalization.validate(config.channels)?;
     let geometry = Geometry {
@@ -52,6 +80,7 @@ pub fn quantize(
         weights,
         calibration,
         geometry,
+        precision,
         residual_bits: 0,
         drop: 0,
         sections: HashMap::new(),
@@ -64,10 +93,26 @@ pub fn quantize(
         builder.attention(block)?;
         builder.mlp(block)?;
     }
-    let norm_bits = builder.final_norm()?;
+    let fc_norm = vit.variant().pooled_norm;
+    let norm_bits = builder.final_norm(if fc_norm { "fc_norm" } else { "norm" })?;
     let used = |values: &[f32]| std::array::from_fn(|i| values.get(i).copied().unwrap_or(0.0));
     let finest = norm_bits as i8 - 1;
-    let patch_bits = bits(calibration.largest_patch, 14).min(finest);
+    let largest = |pool| calibration.pooled(pool).largest();
+    let (class_bits, patch_bits) = match fc_norm {
+        // The tokens themselves.
+        true => (builder.residual_bits, builder.residual_bits),
+        false => (
+            bits(largest(Pool::Cls), 14).min(finest),
+            bits(calibration.largest_patch, 14).min(finest),
+        ),
+    };
+    let mean_bits = bits(largest(Pool::Mean), 14);
+    let mean_bits = if fc_norm { mean_bits.min(finest) } else { mean_bits };
+    let head = match (head, pool) {
+        (None, _) => None,
+        (Some(head), Pool::Cls) => Some(builder.head(head, pool, class_bits)?),
+        (Some(head), Pool::Mean) => Some(builder.head(head, pool, mean_bits)?),
+    };
     let name = cut(name);
     let header = Header {
         geometry,
@@ -75,13 +120,16 @@ pub fn quantize(
             Pool::Cls => tec_edge::Pool::Class,
             Pool::Mean => tec_edge::Pool::Mean,
         },
+        fc_norm,
+        head,
+        precision,
         name_len: name.len() as u8,
         residual_bits,
         epsilon: builder.epsilon(),
         patch_shift,
         norm_bits,
-        class_bits: bits(calibration.largest_class, 14).min(finest),
-        mean_bits: bits(calibration.largest_mean, 14),
+        class_bits,
+        mean_bits,
         patch_bits,
         normalization: format::Normalization {
             mean: used(&normalization.mean),
@@ -95,14 +143,8 @@ pub fn quantize(
     let mut missing = None;
     format::write(&header, &mut file, |section, block, bytes| {
         match builder.sections.get(&(section as u16, block)) {
-            Some(content) => match section.matrix(&geometry) {
-                Some((outputs, inner)) if content.len() == outputs * inner => {
-                    panel::pack(bytemuck::cast_slice(content), inner, bytemuck::cast_slice_mut(bytes));
-                }
-                None if content.len() == bytes.len() => bytes.copy_from_slice(content),
-                _ => missing = Some((section, block)),
-            },
-            None => missing = Some((section, block)),
+            Some(content) if content.len() == bytes.len() => bytes.copy_from_slice(content),
+            _ => missing = Some((section, block)),
         }
     })
     .map_err(|e| refused(&e))?;
@@ -119,7 +161,7 @@ fn refused(error: &tec_edge::Error) -> Error {
 }
 
 /// Fractional bits with which numbers up to `largest`, and [`HEADROOM`] times that, fit in 15 bits and a sign; at most `finest`.
-fn bits(largest: f64, finest: i8) -> i8 {
+pub(super) fn bits(largest: f64, finest: i8) -> i8 {
     let bits = (32_767.0 / (largest * HEADROOM).max(1e-3)).log2().floor();
     bits.clamp(-16.0, finest.into()) as i8
 }
@@ -147,10 +189,11 @@ fn weights(vit: &Vit) -> Result<HashMap<String, Vec<f32>>> {
     .collect()
 }
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     weights: HashMap<String, Vec<f32>>,
-    calibration: &'a Calibration,
+    pub(super) calibration: &'a Calibration,
     geometry: Geometry,
+    precision: Precision,
     /// The residual stream's scale is 2^-`residual_bits` in the block at hand.
     residual_bits: i8,
     /// Bits dropped before the block at hand.
@@ -159,7 +202,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn dim(&self) -> usize {
+    pub(super) fn dim(&self) -> usize {
         self.geometry.dim
     }
 
@@ -203,13 +246,13 @@ impl Builder<'_> {
         self.sections.insert((section as u16, block), bytes);
     }
 
-    fn put_words(&mut self, section: Section, block: usize, words: &[i32]) {
+    pub(super) fn put_words(&mut self, section: Section, block: usize, words: &[i32]) {
         self.put(section, block, words.iter().flat_map(|w| w.to_le_bytes()).collect());
     }
 
     /// Puts a layer's weights, biases and multipliers into three sections; returns its shift.
-    fn put_linear(&mut self, sections: [Section; 3], block: usize, layer: &QuantizedLinear) -> u8 {
-        self.put(sections[0], block, layer.weight.iter().map(|&w| w as u8).collect());
+    pub(super) fn put_linear(&mut self, sections: [Section; 3], block: usize, layer: &QuantizedLinear) -> u8 {
+        self.put(sections[0], block, layer.panels.clone());
         self.put_words(sections[1], block, &layer.bias);
         self.put_words(sections[2], block, &layer.multipliers.mantissas);
         layer.multipliers.shift
@@ -244,6 +287,8 @@ impl Builder<'_> {
             inputs: &inputs,
             outputs: &self.residual(),
             means: None,
+            precision: Precision::Int8,
+            feedback: None,
         }
         .quantize()?;
         let sections = [Section::PatchWeight, Section::PatchBias, Section::PatchMultiplier];
@@ -300,6 +345,8 @@ impl Builder<'_> {
             inputs: &inputs,
             outputs: &outputs,
             means: Some((&exact, &kept)),
+            precision: self.precision,
+            feedback: Feedback::new(&seen.covariance, &inputs),
         }
         .quantize()?;
         let norm_shift = self.norm(
@@ -345,6 +392,8 @@ impl Builder<'_> {
             inputs: &inputs,
             outputs: &self.residual(),
             means: Some((&exact, &kept)),
+            precision: self.precision,
+            feedback: Feedback::new(&seen.covariance, &inputs),
         }
         .quantize()?;
         let proj_shift = self.put_linear(
@@ -394,6 +443,8 @@ impl Builder<'_> {
             inputs: &inputs,
             outputs: &vec![before_range; hidden],
             means: Some((&exact, &kept)),
+            precision: self.precision,
+            feedback: Feedback::new(&seen.covariance, &inputs),
         }
         .quantize()?;
         let after_range = Range {
@@ -401,13 +452,16 @@ impl Builder<'_> {
             center: -f64::from(ranges.output_zero) * ranges.output_scale,
         };
         let (exact, kept) = hidden_means(before, &ranges, &table);
+        let after = vec![after_range; hidden];
         let fc2 = RealLinear {
             name: &name("mlp.fc2"),
             weight: self.weight(&name("mlp.fc2.weight"))?,
             bias: self.weight(&name("mlp.fc2.bias"))?,
-            inputs: &vec![after_range; hidden],
+            inputs: &after,
             outputs: &self.residual(),
             means: Some((&exact, &kept)),
+            precision: self.precision,
+            feedback: Feedback::new(&self.calibration.channels(Site::Hidden, block)?.covariance, &after),
         }
         .quantize()?;
         let norm_shift = self.norm(
@@ -434,7 +488,7 @@ impl Builder<'_> {
     }
 
     /// The final norm in real numbers; returns its bits.
-    fn final_norm(&mut self) -> Result<u8> {
+    fn final_norm(&mut self, name: &str) -> Result<u8> {
         let real = vec![
             Range {
                 scale: 1.0,
@@ -442,68 +496,6 @@ impl Builder<'_> {
             };
             self.dim()
         ];
-        self.norm("norm", [Section::NormMultiplier, Section::NormOffset], 0, &real)
+        self.norm(name, [Section::NormMultiplier, Section::NormOffset], 0, &real)
     }
-}
-
-/// Ranges of queries, keys and values.
-///
-/// Values have ranges of their own. Keys are centered: what a query's product with the center adds is the same for all
-/// keys, and softmax does not see it. A score is one sum, so the product of the scales of a query's and a key's channel is
-/// the same throughout a head, that of the channel with the largest products; what the others have to spare is shared.
-fn qkv_ranges(seen: &Channels, dim: usize, width: usize) -> Vec<Range> {
-    let mut ranges = extents(seen);
-    for range in &mut ranges {
-        range.scale = (range.scale / 127.0).max(1e-9);
-    }
-    let (queries, rest) = ranges.split_at_mut(dim);
-    let keys = &mut rest[..dim];
-    for (c, query) in queries.iter_mut().enumerate() {
-        let largest = f64::from(seen.min[c].abs().max(seen.max[c].abs()));
-        *query = Range {
-            scale: (largest * MARGIN / 127.0).max(1e-9),
-            center: 0.0,
-        };
-    }
-    for (queries, keys) in queries.chunks_exact_mut(width).zip(keys.chunks_exact_mut(width)) {
-        let product = queries
-            .iter()
-            .zip(&*keys)
-            .fold(0.0f64, |max, (q, k)| max.max(q.scale * k.scale));
-        for (q, k) in queries.iter_mut().zip(keys) {
-            let spare = (product / (q.scale * k.scale)).sqrt();
-            q.scale *= spare;
-            k.scale *= spare;
-        }
-    }
-    ranges
-}
-
-/// Mean of each channel, exact and as its integers keep it.
-fn means(seen: &Channels, ranges: &[Range]) -> (Vec<f64>, Vec<f64>) {
-    let mut lost = vec![0.0; ranges.len()];
-    let rows = seen.rows.chunks_exact(seen.width().max(1));
-    let count = rows.len().max(1) as f64;
-    for row in rows {
-        for ((lost, &x), range) in lost.iter_mut().zip(row).zip(ranges) {
-            *lost += (f64::from(x) - range.keep(x.into())) / count;
-        }
-    }
-    let exact = seen.mean();
-    let kept = exact.iter().zip(&lost).map(|(mean, lost)| mean - lost).collect();
-    (exact, kept)
-}
-
-/// Mean of each hidden channel after GELU, exact and as the table gives it.
-fn hidden_means(before: &Channels, ranges: &GeluRanges, table: &[i8; 256]) -> (Vec<f64>, Vec<f64>) {
-    let (mut exact, mut kept) = (vec![0.0; before.width()], vec![0.0; before.width()]);
-    let rows = before.rows.chunks_exact(before.width().max(1));
-    let count = rows.len().max(1) as f64;
-    for row in rows {
-        for ((exact, kept), &x) in exact.iter_mut().zip(&mut kept).zip(row) {
-            *exact += gelu(x.into()) / count;
-            *kept += ranges.output(table, x.into()) / count;
-        }
-    }
-    (exact, kept)
 }

@@ -193,3 +193,65 @@ impl GeluRanges {
 pub(super) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
 }
+
+/// Ranges of queries, keys and values.
+///
+/// Values have ranges of their own. Keys are centered: what a query's product with the center adds is the same for all
+/// keys, and softmax does not see it. A score is one sum, so the product of the scales of a query's and a key's channel is
+/// the same throughout a head, that of the channel with the largest products; what the others have to spare is shared.
+pub(super) fn qkv_ranges(seen: &Channels, dim: usize, width: usize) -> Vec<Range> {
+    let mut ranges = extents(seen);
+    for range in &mut ranges {
+        range.scale = (range.scale / 127.0).max(1e-9);
+    }
+    let (queries, rest) = ranges.split_at_mut(dim);
+    let keys = &mut rest[..dim];
+    for (c, query) in queries.iter_mut().enumerate() {
+        let largest = f64::from(seen.min[c].abs().max(seen.max[c].abs()));
+        *query = Range {
+            scale: (largest * MARGIN / 127.0).max(1e-9),
+            center: 0.0,
+        };
+    }
+    for (queries, keys) in queries.chunks_exact_mut(width).zip(keys.chunks_exact_mut(width)) {
+        let product = queries
+            .iter()
+            .zip(&*keys)
+            .fold(0.0f64, |max, (q, k)| max.max(q.scale * k.scale));
+        for (q, k) in queries.iter_mut().zip(keys) {
+            let spare = (product / (q.scale * k.scale)).sqrt();
+            q.scale *= spare;
+            k.scale *= spare;
+        }
+    }
+    ranges
+}
+
+/// Mean of each channel, exact and as its integers keep it.
+pub(super) fn means(seen: &Channels, ranges: &[Range]) -> (Vec<f64>, Vec<f64>) {
+    let mut lost = vec![0.0; ranges.len()];
+    let rows = seen.rows.chunks_exact(seen.width().max(1));
+    let count = rows.len().max(1) as f64;
+    for row in rows {
+        for ((lost, &x), range) in lost.iter_mut().zip(row).zip(ranges) {
+            *lost += (f64::from(x) - range.keep(x.into())) / count;
+        }
+    }
+    let exact = seen.mean();
+    let kept = exact.iter().zip(&lost).map(|(mean, lost)| mean - lost).collect();
+    (exact, kept)
+}
+
+/// Mean of each hidden channel after GELU, exact and as the table gives it.
+pub(super) fn hidden_means(before: &Channels, ranges: &GeluRanges, table: &[i8; 256]) -> (Vec<f64>, Vec<f64>) {
+    let (mut exact, mut kept) = (vec![0.0; before.width()], vec![0.0; before.width()]);
+    let rows = before.rows.chunks_exact(before.width().max(1));
+    let count = rows.len().max(1) as f64;
+    for row in rows {
+        for ((exact, kept), &x) in exact.iter_mut().zip(&mut kept).zip(row) {
+            *exact += gelu(x.into()) / count;
+            *kept += ranges.output(table, x.into()) / count;
+        }
+    }
+    (exact, kept)
+}

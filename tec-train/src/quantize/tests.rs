@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use tec_core::philox::{Noise, Stream};
-use tec_edge::{Encoder, OutputKind};
+use tec_edge::{Encoder, OutputKind, Precision};
 
-use super::{Calibration, EdgeEncoder, Fidelity, cosines, from_source, quantize};
+use super::{Calibration, EdgeEncoder, Fidelity, Reference, Samples, Target, cosines, noise as noise_of, quantize};
 use crate::Error;
 use crate::data::{Normalization, Pixels, Source, to_tensor};
 use crate::eval::Features;
-use crate::model::{DecoderConfig, Mae, MaeConfig, Pool, Vit, VitConfig};
+use crate::model::{DecoderConfig, Head, Mae, MaeConfig, Pool, Vit, VitConfig};
 
 fn noise(seed: u64, stream: Stream) -> Noise {
     Noise {
@@ -113,7 +113,11 @@ fn calibrated(vit: &Vit) -> Calibration {
 }
 
 fn quantized(vit: &Vit) -> Vec<u8> {
-    quantize(vit, &normalization(vit.config()), Pool::Mean, "small", &calibrated(vit)).unwrap()
+    let target = Target {
+        name: "small",
+        ..Target::default()
+    };
+    quantize(vit, &normalization(vit.config()), &target, &calibrated(vit)).unwrap()
 }
 
 /// Cosines after taking away the mean over the images, which all embeddings share: what tells images apart.
@@ -216,13 +220,13 @@ fn what_cannot_be_quantized_is_refused() {
     let good = vit(&config(1), 6, |_, _| {});
     let normalization = normalization(good.config());
     let message = |result: crate::Result<Vec<u8>>| result.map(|_| ()).unwrap_err().to_string();
-    let unseen = message(quantize(&good, &normalization, Pool::Cls, "", &Calibration::new()));
+    let unseen = message(quantize(&good, &normalization, &Target::default(), &Calibration::new()));
     assert!(unseen.contains("not calibrated"), "{unseen}");
 
     let calibration = calibrated(&good);
     let rgb = Normalization::imagenet(3).unwrap();
     assert!(matches!(
-        quantize(&good, &rgb, Pool::Cls, "", &calibration),
+        quantize(&good, &rgb, &Target::default(), &calibration),
         Err(Error::Usage(_))
     ));
 
@@ -231,7 +235,7 @@ fn what_cannot_be_quantized_is_refused() {
             values[0] = f32::MAX;
         }
     });
-    let refused = message(quantize(&huge, &normalization, Pool::Cls, "", &calibration));
+    let refused = message(quantize(&huge, &normalization, &Target::default(), &calibration));
     assert!(refused.contains("blocks.1.mlp.fc2"), "{refused}");
 
     let pixels = picture(good.config(), 0);
@@ -274,7 +278,7 @@ impl Source for Pictures {
 }
 
 #[test]
-fn from_a_source_in_one_call() {
+fn embeddings_neighbors_and_logits_are_near_f32() {
     let config = config(3);
     let vit = vit(&config, 8, |_, _| {});
     let source = |count| -> Arc<dyn Source> {
@@ -283,26 +287,47 @@ fn from_a_source_in_one_call() {
             count,
         })
     };
-    let made = from_source(&vit, &normalization(&config), source(40), 16, 1).unwrap();
-    assert_eq!(made.calibrated + made.compared + made.skipped.len(), 32);
-    assert!(made.fresh && made.skipped.iter().all(|s| s.reason == "torn"));
-    assert!(
-        made.mean.mean > 0.999 && made.cls.mean > 0.999,
-        "{:?} {:?}",
-        made.mean,
-        made.cls
-    );
-    assert_eq!(
-        made.scratch_bytes,
-        EdgeEncoder::from_bytes(&made.bytes).unwrap().scratch_bytes()
-    );
+    let normalization = normalization(&config);
+    let samples = Samples::read(&vit, source(40), 16, 16, 1).unwrap();
+    assert_eq!(samples.calibrated() + samples.compared() + samples.skipped.len(), 32);
+    assert!(samples.fresh() && samples.skipped.iter().all(|s| s.reason == "torn"));
+    let calibration = samples.calibrate(&vit, &normalization).unwrap();
+    let head = Head {
+        weight: (0..7 * config.dim)
+            .map(|i| ((i * 31 % 17) as f32 - 8.0) / 20.0)
+            .collect(),
+        bias: (0..7).map(|i| i as f32 / 10.0).collect(),
+    };
+    for (pool, precision, least) in [
+        (Pool::Cls, Precision::Int8, 0.999),
+        (Pool::Mean, Precision::Int8, 0.999),
+        (Pool::Mean, Precision::Int4 { group: 16 }, 0.97),
+    ] {
+        let target = Target {
+            name: "",
+            pool,
+            precision,
+            head: Some(&head),
+        };
+        let edge = EdgeEncoder::from_bytes(&quantize(&vit, &normalization, &target, &calibration).unwrap()).unwrap();
+        let reference = Reference::new(&vit, &normalization, Some(&head), pool, &samples).unwrap();
+        let quality = reference.compare(&edge).unwrap();
+        println!("{pool:?} {precision:?}: {quality:?}");
+        assert!(quality.mean.mean > least && quality.class.mean > least, "{quality:?}");
+        assert!(quality.neighbors > 0.6 && quality.top1.unwrap() > 0.8, "{quality:?}");
+        // The pictures have no classes.
+        assert_eq!((quality.knn_top1, reference.knn_top1().unwrap()), (None, None));
+        let noise = noise_of(&vit, &normalization, &edge, &samples).unwrap();
+        assert_eq!(noise.len(), 1 + 2 * config.depth);
+        assert_eq!((&*noise[0].layer, &*noise[6].layer), ("embedding", "blocks.2.mlp"));
+        println!("{noise:?}");
+        assert!(noise.iter().all(|n| n.decibels > 12.0), "{noise:?}");
+        assert!(noise[0].decibels > 40.0 || precision != Precision::Int8, "{noise:?}");
+    }
 
-    let made = from_source(&vit, &normalization(&config), source(1), 16, 1).unwrap();
-    assert_eq!((made.calibrated, made.compared, made.fresh), (1, 1, false));
-    assert!(matches!(
-        from_source(&vit, &normalization(&config), source(4), 0, 1),
-        Err(Error::Usage(_))
-    ));
+    let alone = Samples::read(&vit, source(1), 16, 16, 1).unwrap();
+    assert_eq!((alone.calibrated(), alone.compared(), alone.fresh()), (1, 1, false));
+    assert!(matches!(Samples::read(&vit, source(4), 0, 1, 1), Err(Error::Usage(_))));
 }
 
 #[test]

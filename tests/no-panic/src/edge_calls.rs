@@ -5,8 +5,8 @@ use core::fmt::{self, Write};
 use tec_edge::format::{self, Header, Section};
 use tec_edge::layers::{I32s, Linear, Norm};
 use tec_edge::{
-    Aligned, BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs, Stage, Trace, TraceValues,
-    panel,
+    Aligned, BackEnd, Encoder, Error, Geometry, Image, Options, Output, OutputKind, Outputs, Precision, ScratchUsage,
+    Stage, Trace, TraceValues, int4, panel,
 };
 
 use crate::{some, unknown, used};
@@ -32,6 +32,8 @@ fn reads(encoder: &Encoder<'_>) {
     used(Encoder::normalization(encoder));
     used(Encoder::pool(encoder));
     used(Encoder::scratch_len(encoder, unknown(Outputs::ALL)));
+    let usage = Encoder::scratch_usage(encoder, unknown("dsp"), unknown(Outputs::ALL));
+    used(usage.map(|usage| ScratchUsage::total(&usage)));
     let kind = unknown(OutputKind::Class);
     used(Encoder::output_len(encoder, kind));
     used(Encoder::output_scale_shift(encoder, kind));
@@ -45,6 +47,7 @@ fn encodes(encoder: &Encoder<'_>) {
         class: Some(some()),
         mean: Some(some()),
         patches: Some(some()),
+        logits: Some(some()),
     });
     used(Output::outputs(&out));
     used(Encoder::encode(encoder, unknown(Image::Pixels(some())), some(), out));
@@ -58,6 +61,7 @@ fn encodes(encoder: &Encoder<'_>) {
         class: Some(some()),
         mean: Some(some()),
         patches: Some(some()),
+        logits: Some(some()),
     });
     used(Encoder::encode_with(
         encoder,
@@ -70,6 +74,12 @@ fn encodes(encoder: &Encoder<'_>) {
         *encoder,
         unknown(BackEnd::SCALAR),
     ))));
+    used(Encoder::encode(
+        encoder,
+        unknown(Image::Grey(some())),
+        some(),
+        unknown(Output::default()),
+    ));
     let image = unknown(Image::Normalized(some()));
     used(Encoder::encode_traced(
         encoder,
@@ -92,6 +102,7 @@ impl Trace for Watch {
 fn layers() {
     let linear = Linear {
         weight: some(),
+        precision: unknown(Precision::Int4 { group: 4 }),
         inner: unknown(3),
         bias: I32s::from_bytes(some()),
         multiplier: I32s::from_bytes(some()),
@@ -124,13 +135,18 @@ fn layers() {
         unknown(1),
         some(),
     ));
-    BackEnd::weighted(unknown(BackEnd::SCALAR), some(), some(), some());
+    BackEnd::weighted(unknown(BackEnd::SCALAR), some(), unknown(3), some(), some());
     used(BackEnd::all().count());
     used((panel::padded(unknown(1)), panel::panels_len(unknown(1), unknown(1))));
     used(panel::place(unknown(1), unknown(1), unknown(1)));
     let panels = some();
     panel::pack(some(), unknown(1), panels);
     used(panels);
+    let panels = some();
+    int4::pack(some(), some(), unknown(1), unknown(1), panels);
+    used(panels);
+    used(int4::panels_len(unknown(1), unknown(1), unknown(1)));
+    used(int4::weight(unknown(1), unknown(1)));
 }
 
 fn formats(header: &Header) {
@@ -145,9 +161,11 @@ fn formats(header: &Header) {
     let header = unknown(*header);
     used(Header::validate(&header));
     used(format::checksum(some()));
-    used(format::sections(&geometry, unknown(0)).last());
+    used(format::sections(&header).last());
     used(format::file_len(&header));
-    used(Section::matrix(unknown(Section::QkvWeight), &geometry));
+    used(Section::matrix(unknown(Section::QkvWeight), &header));
+    used(Section::precision(unknown(Section::QkvWeight), &header));
+    used(Header::classes(&header));
     let fill = |section: Section, block: usize, bytes: &mut [u8]| {
         used((section, block));
         used(bytes);

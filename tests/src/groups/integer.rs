@@ -68,6 +68,9 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("pixel", |session| {
         each(session, "pixel", Operation::IntegerPixel, pixel, &["pixel"])
     }),
+    ("int4", |session| {
+        each(session, "int4", Operation::IntegerInt4, int4, &["weight", "packed"])
+    }),
 ];
 
 /// The vectors of one case of an operation.
@@ -110,6 +113,12 @@ fn linear(case: &Case<'_>) -> Result<Vec<Data>> {
 fn softmax(case: &Case<'_>) -> Result<Vec<Data>> {
     let mut arguments = plain(&["scores", "multiplier", "shift", "values", "attention_multiplier"])(case)?;
     arguments.push(case.with_size("attention_shift", case.last_axis("scores")?)?);
+    Ok(arguments)
+}
+
+fn int4(case: &Case<'_>) -> Result<Vec<Data>> {
+    let mut arguments = plain(&["q", "scale"])(case)?;
+    arguments.push(case.with_size("group", case.last_axis("q")?)?);
     Ok(arguments)
 }
 

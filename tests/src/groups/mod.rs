@@ -42,6 +42,11 @@ impl Group {
         &self.name
     }
 
+    /// Whether it is about the integer encoder.
+    pub fn is_integer(&self) -> bool {
+        self.name.starts_with("integer ") || self.name.starts_with("encoder_")
+    }
+
     /// Whether the inputs are made here, so that there is nothing to compare with but a reference.
     pub fn needs_reference(&self) -> bool {
         self.goldens.is_none()

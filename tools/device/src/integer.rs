@@ -2,23 +2,29 @@
 
 use tec_core::integer;
 use tec_edge::layers::{I32s, Linear, Norm};
-use tec_edge::{BackEnd, panel};
+use tec_edge::{BackEnd, Precision, int4, panel};
 
 use crate::operation::Operation;
 use crate::refusal::Refusal;
 use crate::tensors::{Results, Tensors, product};
 
-pub(crate) fn run(operation: Operation, arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+pub(crate) fn run(
+    back_end: BackEnd,
+    operation: Operation,
+    arguments: Tensors<'_>,
+    results: &mut Results<'_>,
+) -> Result<(), Refusal> {
     match operation {
         Operation::IntegerRound => round(arguments, results),
         Operation::IntegerScale => scale(arguments, results),
         Operation::IntegerSqrt => sqrt(arguments, results),
         Operation::IntegerReciprocal => reciprocal(arguments, results),
-        Operation::IntegerLinear => linear(arguments, results),
-        Operation::IntegerNorm => norm(arguments, results),
-        Operation::IntegerSoftmax => softmax(arguments, results),
+        Operation::IntegerLinear => linear(back_end, arguments, results),
+        Operation::IntegerNorm => norm(back_end, arguments, results),
+        Operation::IntegerSoftmax => softmax(back_end, arguments, results),
         Operation::IntegerGelu => gelu(arguments, results),
         Operation::IntegerPixel => pixel(arguments, results),
+        Operation::IntegerInt4 => int4(arguments, results),
         _ => Err(Refusal::Unknown),
     }
 }
@@ -68,7 +74,7 @@ fn reciprocal(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(
     Ok(())
 }
 
-fn linear(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+fn linear(back_end: BackEnd, mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     let (tokens, weight) = (arguments.take::<i8>()?, arguments.take::<i8>()?);
     let (bias, multiplier) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
     let [shift, inner] = arguments.sizes()?;
@@ -79,21 +85,22 @@ fn linear(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), R
     panels.fill(0);
     panel::pack(weight, inner, panels);
     let layer = Linear {
-        weight: panels,
+        weight: bytemuck::cast_slice(panels),
+        precision: Precision::Int8,
         inner,
         bias: I32s::from_bytes(bytemuck::cast_slice(bias)),
         multiplier: I32s::from_bytes(bytemuck::cast_slice(multiplier)),
         shift: shift as u32,
     };
     let memory = results.scratch::<u8>(layer.memory(tokens.len() / inner.max(1)))?;
-    BackEnd::best().linear(&layer, tokens, memory, wide)?;
+    back_end.linear(&layer, tokens, memory, wide)?;
     for (narrow, &wide) in narrow.iter_mut().zip(&*wide) {
         *narrow = integer::saturate_i8(wide.into());
     }
     Ok(())
 }
 
-fn norm(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+fn norm(back_end: BackEnd, mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     let tokens = arguments.take::<i16>()?;
     let [epsilon] = arguments.numbers::<u64, 1>()?;
     let (multiplier, offset) = (arguments.take::<i32>()?, arguments.take::<i32>()?);
@@ -121,12 +128,12 @@ fn norm(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Ref
     }
     let memory = results.scratch::<u8>(norm.memory(dim))?;
     for (token, out) in tokens.chunks_exact(dim).zip(narrow.chunks_exact_mut(dim)) {
-        BackEnd::best().norm(&norm, token, memory, out)?;
+        back_end.norm(&norm, token, memory, out)?;
     }
     Ok(())
 }
 
-fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+fn softmax(back_end: BackEnd, mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
     let scores = arguments.take::<i32>()?;
     let [multiplier] = arguments.numbers::<i32, 1>()?;
     let [shift] = arguments.sizes()?;
@@ -154,9 +161,9 @@ fn softmax(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), 
     for ((scores, weights), sum) in each.zip(sums) {
         row.fill(0);
         let row_weights = row.get_mut(..count).ok_or(Refusal::DoesNotFit)?;
-        *sum = BackEnd::best().softmax(scores, multiplier, shift as u32, row_weights);
+        *sum = back_end.softmax(scores, multiplier, shift as u32, row_weights);
         weights.copy_from_slice(row_weights);
-        BackEnd::best().weighted(row, panels, totals);
+        back_end.weighted(row, count, panels, totals);
         let mean = integer::weighted_mean(*sum);
         for ((slot, out), (&total, &multiplier)) in slots.by_ref().take(width).zip(totals.iter().zip(multipliers)) {
             *slot = mean(total);
@@ -182,5 +189,21 @@ fn pixel(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Re
     for (slot, &value) in results.tensor(values.len())?.iter_mut().zip(values) {
         *slot = integer::pixel_from_f32(value, multiplier, offset).map_or(-1, i16::from);
     }
+    Ok(())
+}
+
+fn int4(mut arguments: Tensors<'_>, results: &mut Results<'_>) -> Result<(), Refusal> {
+    let (q, scales) = (arguments.take::<i8>()?, arguments.take::<u8>()?);
+    let [group, inner] = arguments.sizes()?;
+    let (inner, group) = (inner.max(1), group.max(1));
+    let outputs = q.len() / inner;
+    let groups = inner.div_ceil(group);
+    for (i, (slot, &q)) in results.tensor::<i8>(q.len())?.iter_mut().zip(q).enumerate() {
+        let scale = scales.get(i / inner * groups + i % inner / group).copied();
+        *slot = int4::weight(q, scale.unwrap_or(0));
+    }
+    let packed = results.tensor::<u8>(int4::panels_len(outputs, inner, group))?;
+    packed.fill(0);
+    int4::pack(q, scales, inner, group, packed);
     Ok(())
 }

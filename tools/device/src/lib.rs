@@ -25,7 +25,7 @@ mod refusal;
 mod serve;
 pub mod tensors;
 
-pub use operation::{Operation, answer};
+pub use operation::{Operation, answer, answer_by};
 #[cfg(feature = "std")]
 pub use pipes::serve_standard_streams;
 pub use refusal::{Refusal, Status};

@@ -2,7 +2,7 @@
 
 use core::fmt::Write;
 
-use tec_edge::Trace;
+use tec_edge::{BackEnd, Trace};
 
 use crate::refusal::{Refusal, Status};
 use crate::tensors::{ALIGNMENT, HEAD_LEN, Results, Tensors, head, write_head};
@@ -89,8 +89,10 @@ operations! {
     IntegerGelu = 39, "integer gelu";
     /// value f32, (std, mean) f32 `[2]` -> pixel i16, −1 for a value that is none.
     IntegerPixel = 40, "integer pixel";
+    /// q i8 `[outputs, inputs]`, scales u8 `[outputs, groups]`, (group, inputs) -> weights i8 `[outputs, inputs]`, panels u8.
+    IntegerInt4 = 41, "4-bit weights";
 
-    /// file u8, image u8 or f32 -> class, mean, patches i16; the first two as f32.
+    /// file u8, image u8 or f32 -> class, mean, patches, logits i16 (empty without a head); class, mean and logits as f32.
     Encode = 64, "encode";
     /// As `Encode`; what is computed on the way goes ahead in parts.
     Trace = 65, "trace";
@@ -99,6 +101,16 @@ operations! {
 /// Answers the request of `request_len` bytes at the start of `memory`, which begins at a 16-byte boundary. Returns where in
 /// `memory` the answer's payload lies. `trace` is shown what [`Operation::Trace`] computes on the way.
 pub fn answer(memory: &mut [u8], request_len: usize, trace: &mut impl Trace) -> core::ops::Range<usize> {
+    answer_by(BackEnd::best(), memory, request_len, trace)
+}
+
+/// As [`answer`], by a back end that is not the processor's best.
+pub fn answer_by(
+    back_end: BackEnd,
+    memory: &mut [u8],
+    request_len: usize,
+    trace: &mut impl Trace,
+) -> core::ops::Range<usize> {
     let end = request_len.min(memory.len());
     let start = end.next_multiple_of(ALIGNMENT).min(memory.len());
     let (request, rest) = memory.split_at_mut(start);
@@ -109,7 +121,7 @@ pub fn answer(memory: &mut [u8], request_len: usize, trace: &mut impl Trace) -> 
     };
     let mut out = Results::new(results);
     let outcome = match Operation::from_number(what) {
-        Some(operation) => run(operation, Tensors::new(request), &mut out, trace),
+        Some(operation) => run(back_end, operation, Tensors::new(request), &mut out, trace),
         None => Err(Refusal::Unknown),
     };
     let mut len = out.written();
@@ -125,15 +137,18 @@ pub fn answer(memory: &mut [u8], request_len: usize, trace: &mut impl Trace) -> 
 }
 
 fn run(
+    back_end: BackEnd,
     operation: Operation,
     arguments: Tensors<'_>,
     results: &mut Results<'_>,
     trace: &mut impl Trace,
 ) -> Result<(), Refusal> {
     match operation {
-        Operation::Encode => encoder::encode(arguments, results),
-        Operation::Trace => encoder::trace(arguments, results, trace),
-        _ if operation as u16 >= Operation::IntegerRound as u16 => integer::run(operation, arguments, results),
+        Operation::Encode => encoder::encode(back_end, arguments, results),
+        Operation::Trace => encoder::trace(back_end, arguments, results, trace),
+        _ if operation as u16 >= Operation::IntegerRound as u16 => {
+            integer::run(back_end, operation, arguments, results)
+        }
         _ => float::run(operation, arguments, results),
     }
 }

@@ -1,4 +1,5 @@
-//! Firmware that counts instructions: encodes one image with the encoder that lies at `TEC_ENCODER_AT` and says what it took.
+//! Firmware that counts instructions: encodes one image with the encoder that lies at `TEC_ENCODER_AT` and says what it took, and what
+//! the matrix products of one block alone do.
 //!
 //! The emulator puts the encoder there. `ci/instructions` runs it.
 #![no_std]
@@ -7,6 +8,7 @@
 #[path = "semihosting_link.rs"]
 #[allow(dead_code, reason = "only what this program needs of it")]
 mod link;
+mod products;
 mod start;
 
 use core::fmt::Write;
@@ -27,8 +29,8 @@ fn run(memory: &mut [u8]) -> ! {
     }
 }
 
-fn count(memory: &mut [u8]) -> Result<String<200>, &'static str> {
-    let bytes = encoder().ok_or("TEC_ENCODER_AT is not set, or no encoder lies there")?;
+fn count(memory: &mut [u8]) -> Result<String<256>, &'static str> {
+    let bytes = start::encoder().ok_or("TEC_ENCODER_AT is not set, or no encoder lies there")?;
     // The first call starts the counter.
     start::emulated_instructions();
     let before = start::emulated_instructions().ok_or("this processor counts no instructions")?;
@@ -63,27 +65,16 @@ fn count(memory: &mut [u8]) -> Result<String<200>, &'static str> {
     let hash = mean
         .iter()
         .fold(0u32, |hash, &x| hash.wrapping_mul(31).wrapping_add(x as u16 as u32));
+    let products = products::count(memory).ok_or("too little memory for products")?;
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{{\"back_end\": \"{}\", \"open\": {}, \"encode\": {}, \"scratch\": {len}, \"hash\": {hash}}}",
+        "{{\"back_end\": \"{}\", \"open\": {}, \"encode\": {}, \"scratch\": {len}, \"hash\": {hash}, \"products\": {products}}}",
         encoder.back_end().name(),
         opened - before,
         ended - started,
     );
     Ok(text)
-}
-
-/// The encoder's bytes, whose length its header says.
-fn encoder() -> Option<&'static [u8]> {
-    let digits = option_env!("TEC_ENCODER_AT")?.strip_prefix("0x")?;
-    let at = usize::from_str_radix(digits, 16).ok()? as *const u8;
-    // SAFETY: the emulator has put a file there, in memory that this program uses for nothing else, whose bytes 12 to 15 are its
-    // length.
-    unsafe {
-        let len = at.add(12).cast::<u32>().read_volatile();
-        Some(core::slice::from_raw_parts(at, len as usize))
-    }
 }
 
 fn fail(text: &[u8]) -> ! {

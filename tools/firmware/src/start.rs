@@ -32,9 +32,12 @@ mod cortex_m {
 
     use cortex_m_rt::{ExceptionFrame, entry, exception};
 
-    /// Nanoseconds of a tick of SysTick: the boards' processors have 25 MHz.
+    /// Picoseconds of a tick of SysTick: the build script knows the board's clock.
     #[allow(dead_code, reason = "not every program asks")]
-    pub const TICK: u64 = 40;
+    pub const TICK: u64 = match u64::from_str_radix(env!("TEC_TICK"), 10) {
+        Ok(tick) => tick,
+        Err(_) => panic!("TEC_TICK is not a number"),
+    };
     /// Ticks from one overflow to the next.
     const PERIOD: u64 = 1 << 24;
     const CONTROL: *mut u32 = 0xE000_E010 as *mut u32;
@@ -157,15 +160,29 @@ pub fn instructions() -> Option<u64> {
 }
 
 /// As [`instructions`], under QEMU's `-icount shift=0` alone: there an instruction takes a nanosecond, and a Cortex-M's SysTick tells the
-/// time, to a tick of 40.
+/// time, to a tick of 31 or 40.
 #[allow(dead_code, reason = "not every program asks")]
 pub fn emulated_instructions() -> Option<u64> {
     #[cfg(target_arch = "arm")]
     {
-        Some(cortex_m::ticks() * cortex_m::TICK)
+        Some(cortex_m::ticks() * cortex_m::TICK / 1000)
     }
     #[cfg(not(target_arch = "arm"))]
     {
         instructions()
+    }
+}
+
+/// The encoder that the emulator put at `TEC_ENCODER_AT`, as long as its header says.
+#[allow(dead_code, reason = "not every program has one")]
+#[inline(always)]
+pub fn encoder() -> Option<&'static [u8]> {
+    let digits = option_env!("TEC_ENCODER_AT")?.strip_prefix("0x")?;
+    let at = usize::from_str_radix(digits, 16).ok()? as *const u8;
+    // SAFETY: the emulator has put a file there, in memory that this program uses for nothing else, whose bytes 12 to 15 are its
+    // length.
+    unsafe {
+        let len = at.add(12).cast::<u32>().read_volatile();
+        Some(core::slice::from_raw_parts(at, len as usize))
     }
 }

@@ -15,7 +15,7 @@ use tec_train::{
     Error, Result, atomic,
     data::Normalization,
     model::{DecoderConfig, LoadOptions, Mae, MaeConfig, Pool, Vit, VitConfig},
-    quantize::{AlignedBytes, Calibration, Fidelity, quantize},
+    quantize::{AlignedBytes, Calibration, Fidelity, Target, quantize},
     recipe::{Geometry, Size},
 };
 
@@ -51,6 +51,12 @@ pub struct Args {
     /// Blocks, instead of the size's
     #[arg(long)]
     depth: Option<usize>,
+    /// Values of a token, instead of the size's
+    #[arg(long)]
+    dim: Option<usize>,
+    /// Heads of a block, instead of the size's
+    #[arg(long)]
+    heads: Option<usize>,
     /// Write the encoder.tec that was measured to a file that does not exist yet
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -197,7 +203,11 @@ fn made(args: &Args) -> Result<Subject> {
     for image in 1..count {
         calibration.add(&vit, &images.narrow(0, image, 1)?)?;
     }
-    let file = quantize(&vit, &normalization, Pool::Mean, &args.size, &calibration)?;
+    let target = Target {
+        name: &args.size,
+        ..Target::default()
+    };
+    let file = quantize(&vit, &normalization, &target, &calibration)?;
     let tokens = vit.tokens(&images.narrow(0, 0, 1)?)?;
     let expected = vit.pool(&tokens, Pool::Mean)?.flatten_all()?.to_vec1()?;
     let first = pixels.get(0)?.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
@@ -217,9 +227,9 @@ fn random(args: &Args) -> Result<(Vit, Tensor)> {
             image_size: args.img,
             patch_size: args.patch,
             channels: 3,
-            dim,
+            dim: args.dim.unwrap_or(dim),
             depth: args.depth.unwrap_or(depth),
-            heads,
+            heads: args.heads.unwrap_or(heads),
             mlp_ratio: 4,
         },
         decoder: DecoderConfig {

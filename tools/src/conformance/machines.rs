@@ -80,6 +80,14 @@ pub const MACHINES: &[Machine] = &[
         package: "qemu-system-arm",
     },
     Machine {
+        name: "aarch64-i8mm",
+        file: "aarch64-i8mm.elf",
+        logs: true,
+        program: "qemu-system-aarch64",
+        arguments: &["-M", "virt", "-cpu", "max", "-m", "64", "-nic", "none"],
+        package: "qemu-system-arm",
+    },
+    Machine {
         name: "wasm32",
         file: "wasm32.wasm",
         logs: false,

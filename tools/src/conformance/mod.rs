@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tec_conformance::{Command, Group, InProcess, Link, Log, Remote, Row, Stream, find_groups, goldens, training};
+use tec_edge::BackEnd;
 use tec_train::{
     Error, Result,
     device::DeviceName,
@@ -121,23 +122,21 @@ const HOST: &str = "host";
 const CANDLE: &str = "candle-cpu";
 const CUDA: &str = "cuda-f32";
 /// Providers that are not built yet; their rows say so.
-const NOT_THERE: [(&str, &str); 2] = [
-    (
-        "edge-simd",
-        "tec-edge has no vector back ends yet; its scalar code is what the others run",
-    ),
-    ("cuda-bf16", "was not run: there are no vectors of mixed precision yet"),
-];
+const NOT_THERE: [(&str, &str); 1] = [("cuda-bf16", "was not run: there are no vectors of mixed precision yet")];
+/// What the names of this host's back ends begin with.
+const EDGE: &str = "edge-";
 const DEVICE: &str = "device";
 
 fn providers(args: &Args) -> Vec<String> {
-    let mut names = vec![HOST, CANDLE, CUDA];
-    names.extend(NOT_THERE.iter().map(|(name, _)| name));
-    names.extend(MACHINES.iter().map(|machine| machine.name));
+    let mut names = vec![HOST.to_string()];
+    names.extend(BackEnd::NAMES.iter().map(|name| format!("{EDGE}{name}")));
+    names.extend([CANDLE, CUDA].map(str::to_owned));
+    names.extend(NOT_THERE.iter().map(|&(name, _)| name.to_owned()));
+    names.extend(MACHINES.iter().map(|machine| machine.name.to_owned()));
     if args.device.is_some() || args.port.is_some() {
-        names.push(DEVICE);
+        names.push(DEVICE.to_owned());
     }
-    names.into_iter().map(str::to_owned).collect()
+    names
 }
 
 /// Adds the rows of one provider.
@@ -157,6 +156,20 @@ fn check(args: &Args, name: &str, directory: &Path, groups: &[Group], rows: &mut
         not_there(reason);
     } else if name == HOST {
         rows.extend(tec_conformance::run(&mut InProcess::new(HOST), None, groups, print));
+    } else if let Some(back_end) = name.strip_prefix(EDGE) {
+        match BackEnd::all().find(|known| known.name() == back_end) {
+            Some(back_end) => {
+                // What does not lie in the back end would be checked again and again.
+                let integers: Vec<Group> = groups.iter().filter(|group| group.is_integer()).cloned().collect();
+                rows.extend(tec_conformance::run(
+                    &mut InProcess::by(name, back_end),
+                    None,
+                    &integers,
+                    print,
+                ));
+            }
+            None => not_there("was not run: this processor cannot execute it"),
+        }
     } else if name == CANDLE || name == CUDA {
         let place = if name == CUDA {
             DeviceName::Cuda(0)

@@ -4,12 +4,10 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use bytemuck::{cast, try_cast_slice};
+use bytemuck::cast;
 
-use super::neon::{Neon, Weights};
-use crate::kernel::{Kernel, Lanes, Scalar, rows};
-use crate::layers::Norm;
-use crate::panel::QUAD;
+use super::{Products, ROWS, Weights};
+use crate::kernel::Lanes;
 
 /// Proof that the processor has the dot-product instructions.
 #[derive(Debug, Clone, Copy)]
@@ -32,64 +30,15 @@ fn has_dotprod() -> bool {
     cfg!(target_feature = "dotprod")
 }
 
-impl Kernel for Dotprod {
-    type Factor = i8;
-    type Sums = [Lanes<i32>; Self::ROWS];
-    type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = Neon::ROWS;
-
-    fn factor(self, q: i8) -> i8 {
-        Neon.factor(q)
+impl Products for Dotprod {
+    fn one(self, row: &[i32], quads: &[Weights], sums: &mut Lanes<i32>) {
+        // SAFETY: the value of this type proves that the processor has the instructions.
+        unsafe { products([row], quads, [sums]) }
     }
 
-    fn activation(self, factor: i8) -> i8 {
-        Neon.activation(factor)
-    }
-
-    fn put(self, values: &Lanes<i8>, row: &mut [i8], first: usize) {
-        Neon.put(values, row, first);
-    }
-
-    fn products(self, activations: &[i8], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
-        let (Ok(quads), Ok(factors)) = (try_cast_slice(panel), try_cast_slice(activations)) else {
-            return Scalar.products(activations, stride, panel, sums);
-        };
-        let mut rows = rows(factors, stride / QUAD, quads.len());
-        if let [a, b, c, d] = sums {
-            if let (Some(first), Some(second), Some(third), Some(fourth)) =
-                (rows.next(), rows.next(), rows.next(), rows.next())
-            {
-                // SAFETY: the value of this type proves that the processor has the instructions.
-                unsafe { four_products([first, second, third, fourth], quads, [a, b, c, d]) }
-            }
-        } else {
-            // SAFETY: as above.
-            rows.zip(sums)
-                .for_each(|(row, sums)| unsafe { products([row], quads, [sums]) });
-        }
-    }
-
-    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
-        Neon.weighted(weights, stride, values, sums);
-    }
-
-    fn requantize(
-        self,
-        sums: &[Lanes<i32>],
-        bias: &Lanes<i32>,
-        multiplier: &Lanes<i32>,
-        shift: u32,
-        values: &mut [Lanes<i16>],
-    ) {
-        Neon.requantize(sums, bias, multiplier, shift, values);
-    }
-
-    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
-        Neon.norm(norm, token, out);
-    }
-
-    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-        Neon.softmax(scores, multiplier, shift, weights)
+    fn four(self, rows: [&[i32]; ROWS], quads: &[Weights], sums: [&mut Lanes<i32>; ROWS]) {
+        // SAFETY: as above.
+        unsafe { four_products(rows, quads, sums) }
     }
 }
 

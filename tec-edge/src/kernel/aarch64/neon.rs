@@ -1,110 +1,70 @@
 //! NEON, which every 64-bit Arm processor with vectors has: eight products of 8 bits an instruction (`SMULL`), added in pairs to sums of
 //! 32 bits (`SADALP`). Sums of 16 bits would overflow: two products of −128 by −128 are 2^15.
-//!
-//! Vectors are read through slices of vectors, so they are aligned, as processors without an MMU want it. Where a caller's slice is not,
-//! the scalar kernel computes.
 
 use core::arch::aarch64::*;
 
-use bytemuck::{cast, try_cast_slice};
+use bytemuck::cast;
 
 use super::norm::normalize;
-use super::softmax::softmax;
-use crate::kernel::{Kernel, Lanes, Scalar, narrow, rows};
+use super::{Products, ROWS, Weights, softmax as scores};
+use crate::kernel::Lanes;
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
-
-/// A quad of all outputs of a panel, four outputs a vector.
-pub(super) type Weights = [int8x16_t; PANEL / QUAD];
 
 /// Plain NEON, which every processor with this module has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neon;
 
-impl Kernel for Neon {
-    type Factor = i8;
-    type Sums = [Lanes<i32>; Self::ROWS];
-    type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 4;
-
-    fn factor(self, q: i8) -> i8 {
-        q
+impl Products for Neon {
+    fn one(self, row: &[i32], quads: &[Weights], sums: &mut Lanes<i32>) {
+        // SAFETY: this module is compiled for processors with NEON alone.
+        unsafe { products([row], quads, [sums]) }
     }
 
-    fn activation(self, factor: i8) -> i8 {
-        factor
-    }
-
-    fn put(self, values: &Lanes<i8>, row: &mut [i8], first: usize) {
-        let row = row.get_mut(first..).unwrap_or_default();
-        match row.first_chunk_mut() {
-            Some(whole) => *whole = *values,
-            None => row.iter_mut().zip(values).for_each(|(slot, &value)| *slot = value),
-        }
-    }
-
-    fn products(self, activations: &[i8], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
-        let (Ok(quads), Ok(factors)) = (try_cast_slice(panel), try_cast_slice(activations)) else {
-            return Scalar.products(activations, stride, panel, sums);
-        };
-        let mut rows = rows(factors, stride / QUAD, quads.len());
-        if let [a, b, c, d] = sums {
-            if let (Some(first), Some(second), Some(third), Some(fourth)) =
-                (rows.next(), rows.next(), rows.next(), rows.next())
-            {
-                // SAFETY: this module is compiled for processors with NEON alone.
-                unsafe { four_products([first, second, third, fourth], quads, [a, b, c, d]) }
-            }
-        } else {
-            // SAFETY: as above.
-            rows.zip(sums)
-                .for_each(|(row, sums)| unsafe { products([row], quads, [sums]) });
-        }
-    }
-
-    fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
-        let (Ok(quads), Ok(factors)) = (try_cast_slice(values), try_cast_slice(weights)) else {
-            return Scalar.weighted(weights, stride, values, sums);
-        };
-        let mut rows = rows(factors, stride / QUAD, quads.len());
-        if let [a, b, c, d] = sums {
-            if let (Some(first), Some(second), Some(third), Some(fourth)) =
-                (rows.next(), rows.next(), rows.next(), rows.next())
-            {
-                // SAFETY: as above.
-                unsafe { four_weighted([first, second, third, fourth], quads, [a, b, c, d]) }
-            }
-        } else {
-            // SAFETY: as above.
-            rows.zip(sums)
-                .for_each(|(row, sums)| unsafe { weighted([row], quads, [sums]) });
-        }
-    }
-
-    fn requantize(
-        self,
-        sums: &[Lanes<i32>],
-        bias: &Lanes<i32>,
-        multiplier: &Lanes<i32>,
-        shift: u32,
-        values: &mut [Lanes<i16>],
-    ) {
-        match shift.checked_sub(32) {
-            // SAFETY: as above.
-            Some(rest @ 0..=30) => unsafe { requantize(sums, bias, multiplier, rest, values) },
-            _ => narrow::requantize(sums, bias, multiplier, shift, values),
-        }
-    }
-
-    fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
+    fn four(self, rows: [&[i32]; ROWS], quads: &[Weights], sums: [&mut Lanes<i32>; ROWS]) {
         // SAFETY: as above.
-        unsafe { normalize(norm, token, out) }
+        unsafe { four_products(rows, quads, sums) }
     }
+}
 
-    fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+/// Adds to `sums` the products of rows of softmax weights, a quad a word, with a panel of values.
+pub(super) fn add_weighted<'a>(mut rows: impl Iterator<Item = &'a [i64]>, quads: &[Weights], sums: &mut [Lanes<i32>]) {
+    if let [a, b, c, d] = sums {
+        if let (Some(first), Some(second), Some(third), Some(fourth)) =
+            (rows.next(), rows.next(), rows.next(), rows.next())
+        {
+            // SAFETY: as above.
+            unsafe { four_weighted([first, second, third, fourth], quads, [a, b, c, d]) }
+        }
+    } else {
         // SAFETY: as above.
-        unsafe { softmax(scores, multiplier, shift, weights) }
+        rows.zip(sums)
+            .for_each(|(row, sums)| unsafe { weighted([row], quads, [sums]) });
     }
+}
+
+/// Requantizes sums whose shift is `32 + rest`, with `rest` up to 30.
+pub(super) fn shift_words(
+    sums: &[Lanes<i32>],
+    bias: &Lanes<i32>,
+    multiplier: &Lanes<i32>,
+    rest: u32,
+    values: &mut [Lanes<i16>],
+) {
+    // SAFETY: as above.
+    unsafe { requantize(sums, bias, multiplier, rest, values) }
+}
+
+/// Normalizes a token.
+pub(super) fn norm(norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
+    // SAFETY: as above.
+    unsafe { normalize(norm, token, out) }
+}
+
+/// Softmax weights of a row of scores; returns their sum.
+pub(super) fn softmax(row: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
+    // SAFETY: as above.
+    unsafe { scores::softmax(row, multiplier, shift, weights) }
 }
 
 /// A function that puts the products of some rows, a quad a word, with a panel into `sums`, eight outputs at a time. A macro, because

@@ -26,19 +26,14 @@ pub(super) fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
     };
     let (sum, squares) = sums(vectors, rest);
     let row = NormRow::from_sums(token.len(), sum, squares, norm.epsilon);
-    let (Ok(mantissa), true, 0..=62, 16..=45) = (
-        i32::try_from(row.mantissa),
-        token.len() <= narrow::MOST_WIDTH,
-        row.shift,
-        norm.bits,
-    ) else {
+    let Some(words) = narrow::Words::new(norm, &row) else {
         return all_channels(norm, token, out);
     };
-    let width = vdupq_n_s32(token.len() as i32);
-    let sum = vdupq_n_s32(sum as i32);
-    let mantissa = vdup_n_s32(mantissa);
+    let width = vdupq_n_s32(words.width);
+    let sum = vdupq_n_s32(words.sum);
+    let mantissa = vdup_n_s32(words.mantissa);
     let shift = vdupq_n_s64(-i64::from(row.shift));
-    let up = vdup_n_s32(1 << (norm.bits - 16));
+    let up = vdup_n_s32(words.up);
     let shift_out = vdupq_n_s64(-i64::from(norm.bits));
     let two = |centered, multiplier, offset| {
         // Below 2^28.

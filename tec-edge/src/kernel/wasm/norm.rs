@@ -17,19 +17,14 @@ pub(super) fn normalize(norm: &Norm<'_>, token: &[i16], out: &mut [i16]) {
     let (eights, rest) = token.as_chunks::<LANES>();
     let (sum, squares) = sums(eights, rest);
     let row = NormRow::from_sums(token.len(), sum, squares, norm.epsilon);
-    let (Ok(mantissa), true, 1..=62, 16..=45) = (
-        i32::try_from(row.mantissa),
-        token.len() <= narrow::MOST_WIDTH,
-        row.shift,
-        norm.bits,
-    ) else {
+    let Some(words) = narrow::Words::new(norm, &row) else {
         return narrow::norm(norm, token, |i, value| put(out, i, value));
     };
-    let width = i32x4_splat(token.len() as i32);
-    let sum = i32x4_splat(sum as i32);
-    let mantissa = i32x4_splat(mantissa);
+    let width = i32x4_splat(words.width);
+    let sum = i32x4_splat(words.sum);
+    let mantissa = i32x4_splat(words.mantissa);
     let half = i64x2_splat(1 << (row.shift - 1));
-    let up = i32x4_splat(1 << (norm.bits - 16));
+    let up = i32x4_splat(words.up);
     let half_out = i64x2_splat(1 << (norm.bits - 1));
     let (least, most) = (i64x2_splat(i8::MIN.into()), i64x2_splat(i8::MAX.into()));
     let limited = |affine| {

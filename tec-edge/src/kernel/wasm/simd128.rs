@@ -8,7 +8,7 @@ use bytemuck::cast;
 
 use super::norm::normalize;
 use super::softmax::softmax;
-use crate::kernel::{Kernel, Lanes, narrow, rows};
+use crate::kernel::{Kernel, Lanes, Needs, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -25,7 +25,7 @@ impl Kernel for Simd128 {
     type Factor = i16;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 4;
+    const NEEDS: Needs = Needs::WASM;
 
     fn factor(self, q: i8) -> i16 {
         q.into()

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, NormRow, softmax_weights};
 
-use crate::kernel::{Kernel, Lanes, Scalar, rows};
+use crate::kernel::{Kernel, Lanes, Needs, Scalar, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -39,7 +39,7 @@ impl Kernel for Avx2 {
     type Factor = i16;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 6;
+    const NEEDS: Needs = Needs::AVX2;
 
     fn factor(self, q: i8) -> i16 {
         q.into()
@@ -210,18 +210,17 @@ fn normalize<T: Slot>(norm: &Norm<'_>, token: &[i16], out: &mut [T]) {
     let row = NormRow::from_sums(token.len(), sum, squares, norm.epsilon);
     let (eights, rest) = token.as_chunks::<8>();
     let vectors = eights.len() * 8;
-    let usual = row.width <= 24_576 && row.mantissa <= i32::MAX.into() && (16..=45).contains(&norm.bits);
-    if !usual || !(1..=62).contains(&row.shift) {
+    let Some(words) = narrow::Words::new(norm, &row) else {
         return scalar_norm(&row, norm, token, out, 0);
-    }
-    let width = _mm256_set1_epi32(row.width as i32);
-    let sum = _mm256_set1_epi32(row.sum as i32);
-    let mantissa = _mm256_set1_epi64x(row.mantissa);
+    };
+    let width = _mm256_set1_epi32(words.width);
+    let sum = _mm256_set1_epi32(words.sum);
+    let mantissa = _mm256_set1_epi64x(words.mantissa.into());
     // An arithmetic shift of 64 bits: a logical one of a number that 2^63 was added to.
     let round = _mm256_set1_epi64x(i64::MIN | 1 << (row.shift - 1));
     let shift = _mm_cvtsi32_si128(row.shift as i32);
     let excess = _mm256_set1_epi32((1u64 << (63 - row.shift)) as i32);
-    let up = _mm256_set1_epi64x(1 << (norm.bits - 16));
+    let up = _mm256_set1_epi64x(words.up.into());
     let round_out = _mm256_set1_epi64x(i64::MIN | 1 << (norm.bits - 1));
     let shift_out = _mm_cvtsi32_si128(norm.bits as i32);
     let excess_out = _mm256_set1_epi64x(1 << (63 - norm.bits));

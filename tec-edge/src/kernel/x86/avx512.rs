@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 
 use super::{Avx2, avx2, vnni};
-use crate::kernel::{Kernel, Lanes};
+use crate::kernel::{Kernel, Lanes, Needs};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -43,8 +43,7 @@ impl Kernel for Avx512 {
     type Factor = i8;
     type Sums = [Lanes<i32>; Self::ROWS];
     type Values = [Lanes<i16>; Self::ROWS];
-    const ROWS: usize = 12;
-    const TAIL: usize = vnni::TAIL;
+    const NEEDS: Needs = Needs::AVX512_VNNI;
 
     fn factor(self, q: i8) -> i8 {
         q
