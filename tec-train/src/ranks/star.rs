@@ -29,7 +29,7 @@ const LONGEST: u64 = 1 << 30;
 const BEAT: Duration = Duration::from_secs(5);
 const SILENT_BEATS: u32 = 12;
 /// How long it may take until what a peer said last has been read.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// This process's place in the star.
 pub struct Star {
@@ -61,6 +61,8 @@ struct State {
     left: Vec<bool>,
     /// Why the job is over.
     over: Option<String>,
+    /// The peers have been told so.
+    told: bool,
     /// This process ends its part.
     closing: bool,
 }
@@ -159,8 +161,15 @@ impl Star {
             Some(reason) => self.shared.end(reason, None),
             None => self.shared.tell(GOODBYE, &[], None),
         }
-        self.shared.state().closing = true;
+        let mut state = self.shared.state();
+        state.closing = true;
         self.shared.changed.notify_all();
+        // Another thread may be telling them just now: what ends before it has, ends without a word.
+        let told = self
+            .shared
+            .changed
+            .wait_while(state, |state| state.over.is_some() && !state.told);
+        drop(told);
         for peer in &self.shared.peers {
             // What was written still arrives.
             let _ = peer.stream.shutdown(Shutdown::Write);
@@ -219,6 +228,8 @@ impl Shared {
         }
         self.changed.notify_all();
         self.tell(OVER, reason.as_bytes(), except);
+        self.state().told = true;
+        self.changed.notify_all();
     }
 
     /// Says something to all peers but one; whether they hear it is their matter.
@@ -390,13 +401,16 @@ mod tests {
         }
     }
 
-    /// Rank 1 or 0 ends without a word while the others wait: for it, or for the other one.
+    /// Rank 1 or 0 ends without a word while the others wait: for it, or for the other ones. All hear of it, however soon those
+    /// who hear first have ended too.
     #[test]
     fn a_rank_that_ends_stops_all_that_wait() {
-        for dead in [1, 0] {
+        for dead in [1, 0].repeat(20) {
             let clock = Instant::now();
-            let ends = on_star(3, |star| {
+            let ends = on_star(5, |star| {
                 if star.rank() == dead {
+                    // The dead say nothing, their threads neither.
+                    star.shared.state().closing = true;
                     for peer in &star.shared.peers {
                         peer.stream.shutdown(Shutdown::Both).unwrap();
                     }
@@ -404,9 +418,10 @@ mod tests {
                 }
                 let error = star.gather(b"well").unwrap_err().to_string();
                 assert_eq!(star.over(), Some(error.clone()));
+                star.close(Some(&error));
                 Some(error)
             });
-            assert!(clock.elapsed() < Duration::from_secs(5));
+            assert!(clock.elapsed() < Duration::from_secs(10));
             let words = format!("rank {dead} has ended without a word");
             for error in ends.into_iter().flatten() {
                 assert!(error.starts_with(&words), "{error}");
