@@ -4,7 +4,7 @@
 //! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept.
 
 use bytemuck::Zeroable;
-use tec_core::integer::{GELU_TABLE_LEN, round_shift, saturate_i8, saturate_i16, scale, weighted_mean};
+use tec_core::integer::{GELU_TABLE_LEN, round_shift, WeightedMean, saturate_i8, saturate_i16};
 
 use crate::Error;
 use crate::format::{BlockScales, File, Section};
@@ -90,6 +90,7 @@ impl<'a> Block<'a> {
     }
 
     /// First pass, of one worker: brings its tokens to the scale of this block's residual stream and keeps their keys and values.
+    #[inline(always)]
     pub(crate) fn keys_and_values<K: Kernel, T: Trace>(
         &self,
         kernel: K,
@@ -154,6 +155,7 @@ impl<'a> Block<'a> {
     }
 
     /// Second pass, of one worker: attention and MLP of its tokens. `kept` is all workers'.
+    #[inline(always)]
     pub(crate) fn attention_and_mlp<K: Kernel>(
         &self,
         kernel: K,
@@ -183,6 +185,7 @@ impl<'a> Block<'a> {
         self.qkv.unpacked_len().max(self.fc2.unpacked_len())
     }
 
+    #[inline(always)]
     fn rescale(&self, tokens: &mut [i16]) {
         if self.drop > 0 {
             for x in tokens {
@@ -193,6 +196,7 @@ impl<'a> Block<'a> {
 
     /// Adds the attention's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
+    #[inline(always)]
     fn attention<K: Kernel, T: Trace>(
         &self,
         kernel: K,
@@ -248,7 +252,6 @@ impl<'a> Block<'a> {
         let joined = part_mut(normalized, 0, count * stride::<K>(self.dim));
         for head in 0..self.heads {
             let row_len = self.heads * head_stride;
-            let multipliers = self.attention_multiplier.part(head * width, width);
             let softmax_multiplier = self.softmax_multiplier.get(head).unwrap_or(0);
             let groups = queries.chunks((K::ROWS * row_len).max(1));
             let outputs = joined.chunks_mut((K::ROWS * stride::<K>(self.dim)).max(1));
@@ -256,32 +259,37 @@ impl<'a> Block<'a> {
                 let in_group = queries.len() / row_len.max(1);
                 let queries = queries.get(head * head_stride..)?;
                 self.scores(kernel, plan, kept, head, queries, in_group, scores);
-                let mut sums = [0; MAX_ROWS];
-                let sums = sums.get_mut(..in_group)?;
+                let mut means = [WeightedMean::new(0); MAX_ROWS];
+                let means = means.get_mut(..in_group)?;
                 let score_rows = scores.chunks_exact(plan.scores_stride());
                 let weight_rows = weights.chunks_exact_mut(plan.weights_stride().max(1));
-                for (row, ((sum, scores), weights)) in sums.iter_mut().zip(score_rows).zip(weight_rows).enumerate() {
+                for (row, ((mean, scores), weights)) in means.iter_mut().zip(score_rows).zip(weight_rows).enumerate() {
                     let (used, padding) = weights.split_at_mut_checked(plan.tokens)?;
-                    *sum = kernel.softmax(
+                    let sum = kernel.softmax(
                         part(scores, 0, plan.tokens),
                         softmax_multiplier,
                         self.softmax_shift,
                         used,
                     );
+                    *mean = WeightedMean::new(sum);
                     padding.fill(0);
                     let token = first + group * K::ROWS + row;
                     let at = (head * plan.tokens + token) * plan.tokens;
                     trace.record(Stage::Weights, self.index, at, TraceValues::I16(used));
                     kernel.finish_weights(weights);
                 }
-                self.mean_values(kernel, plan, kept, head, weights, sums, |row, channel, mean| {
-                    let multiplier = multipliers.get(channel).unwrap_or(0);
-                    let value = saturate_i8(scale(mean, multiplier, self.attention_shift));
+                self.mean_values(kernel, plan, kept, head, weights, means, |row, channel, values| {
                     let column = head * width + channel;
-                    let at = row * stride::<K>(self.dim) + kernel.at(column);
-                    write(joined, at, kernel.factor(value));
                     let at = (first + group * K::ROWS + row) * self.dim + column;
-                    trace.record(Stage::Attention, self.index, at, TraceValues::I8(&[value]));
+                    let used = part(values, 0, PANEL.min(width - channel));
+                    trace.record(Stage::Attention, self.index, at, TraceValues::I8(used));
+                    let row = part_mut(joined, row * stride::<K>(self.dim), padded(self.dim));
+                    if used.len() == PANEL && column.is_multiple_of(QUAD) {
+                        return kernel.put(values, row, column);
+                    }
+                    for (column, &value) in (column..).zip(used) {
+                        write(row, kernel.at(column), kernel.factor(value));
+                    }
                 });
             }
         }
@@ -294,6 +302,7 @@ impl<'a> Block<'a> {
 
     /// Scores of a group of queries of one head with all keys, `[in_group, scores_stride]`.
     #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
+    #[inline(always)]
     fn scores<K: Kernel>(
         &self,
         kernel: K,
@@ -325,8 +334,9 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Calls `emit(row, channel, mean)` with the weighted means of one head's values.
+    /// Calls `emit(row, first channel, values)` with the weighted means of one head's values, a panel of channels at a time.
     #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
+    #[inline(always)]
     fn mean_values<K: Kernel>(
         &self,
         kernel: K,
@@ -334,13 +344,13 @@ impl<'a> Block<'a> {
         kept: &[i8],
         head: usize,
         weights: &[i16],
-        sums: &[u32],
-        mut emit: impl FnMut(usize, usize, i32),
+        rows: &[WeightedMean],
+        mut emit: impl FnMut(usize, usize, &Lanes<i8>),
     ) {
         let width = self.width();
         for panel in 0..width.div_ceil(PANEL) {
             let mut totals = K::Sums::ZERO;
-            let totals = part_mut(totals.as_mut(), 0, sums.len());
+            let totals = part_mut(totals.as_mut(), 0, rows.len());
             let mut at = 0;
             for worker in 0..plan.workers {
                 let share = plan.share(worker..worker + 1);
@@ -352,17 +362,19 @@ impl<'a> Block<'a> {
                 }
                 at += shape.len();
             }
-            for (row, (totals, &sum)) in totals.iter().zip(sums).enumerate() {
-                let mean = weighted_mean(sum);
-                for (channel, &total) in (panel * PANEL..width).zip(totals) {
-                    emit(row, channel, mean(total));
-                }
+            let channel = panel * PANEL;
+            let multiplier = self.attention_multiplier.part(head * width, width).lanes(channel);
+            let mut means = [[0; PANEL]; MAX_ROWS];
+            kernel.means(totals, rows, &multiplier, self.attention_shift, &mut means);
+            for (row, (means, _)) in means.iter().zip(rows).enumerate() {
+                emit(row, channel, means);
             }
         }
     }
 
     /// Adds the MLP's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
+    #[inline(always)]
     fn mlp<K: Kernel>(
         &self,
         kernel: K,
@@ -408,6 +420,7 @@ impl<'a> Block<'a> {
     }
 
     /// Normalizes a tile of tokens into rows of factors; returns those.
+    #[inline(always)]
     fn normalize<'o, K: Kernel>(
         &self,
         kernel: K,
@@ -427,6 +440,7 @@ impl<'a> Block<'a> {
     }
 
     /// Adds a layer's outputs to a tile of the residual stream.
+    #[inline(always)]
     fn add_layer<K: Kernel>(
         &self,
         kernel: K,

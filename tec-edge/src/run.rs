@@ -6,7 +6,7 @@ use tec_core::integer::{center_pixel, pixel_constants, pixel_from_f32};
 use crate::block::{Block, add};
 use crate::encoder::{Encoder, Image, Options, Output};
 use crate::format::{Precision, Section};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Work};
 use crate::layers::{Linear, stride};
 use crate::panel::PANEL;
 use crate::plan::{Memory, Part, Plan, Rest, count};
@@ -97,7 +97,13 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
     ) -> Result<(), Error> {
         let workers = count(&part.workers);
         if workers <= 1 {
-            return self.work(layout, pass, part, trace);
+            return self.kernel.with(Share {
+                run: self,
+                layout,
+                pass,
+                part,
+                trace,
+            });
         }
         let middle = part.workers.start + workers / 2;
         let (first, second) = part.split(&layout.plan, layout.tile_len, middle).ok_or(SHORT)?;
@@ -108,20 +114,8 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         first.and(second)
     }
 
-    fn work(&self, layout: &Layout, pass: &Pass<'_, '_>, part: Part<'_>, trace: &mut impl Trace) -> Result<(), Error> {
-        let Layout { plan, rows, .. } = layout;
-        match pass {
-            Pass::Embed => self.embed(layout, part),
-            Pass::KeysAndValues(block) => block
-                .keys_and_values(self.kernel, plan, *rows, part, trace)
-                .ok_or(SHORT),
-            Pass::AttentionAndMlp(block, kept) => block
-                .attention_and_mlp(self.kernel, plan, *rows, kept, part, trace)
-                .ok_or(SHORT),
-        }
-    }
-
     /// Writes the tokens that enter the first block.
+    #[inline(always)]
     fn embed(&self, layout: &Layout, part: Part<'_>) -> Result<(), Error> {
         let Geometry { dim, .. } = *self.encoder.geometry();
         let patch_len = self.encoder.geometry().patch_len();
@@ -227,6 +221,34 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             }
         }
         Ok(())
+    }
+}
+
+/// One worker's share of a pass.
+struct Share<'s, 'r, 'a, K, T, R> {
+    run: &'s Run<'r, 'a, K, T>,
+    layout: &'s Layout,
+    pass: &'s Pass<'s, 'a>,
+    part: Part<'s>,
+    trace: &'s mut R,
+}
+
+impl<K: Kernel, T: Team, R: Trace> Work for Share<'_, '_, '_, K, T, R> {
+    type Result = Result<(), Error>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Result {
+        let Layout { plan, rows, .. } = self.layout;
+        let kernel = self.run.kernel;
+        match self.pass {
+            Pass::Embed => self.run.embed(self.layout, self.part),
+            Pass::KeysAndValues(block) => block
+                .keys_and_values(kernel, plan, *rows, self.part, self.trace)
+                .ok_or(SHORT),
+            Pass::AttentionAndMlp(block, kept) => block
+                .attention_and_mlp(kernel, plan, *rows, kept, self.part, self.trace)
+                .ok_or(SHORT),
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! | pixels | [`center_pixel`], [`pixel_constants`], [`pixel_from_f32`] |
 //! | square root and division | [`sqrt`], [`reciprocal`] |
 //! | LayerNorm | [`NormRow`], [`norm_affine`] |
-//! | softmax | [`softmax_weights`], [`weighted_mean`] |
+//! | softmax | [`softmax_weights`], [`WeightedMean`] |
 //! | GELU | [`gelu_table`], [`gelu`] |
 
 mod gelu;
@@ -26,5 +26,5 @@ pub use pixel::{NotANumber, center_pixel, pixel_constants, pixel_from_f32};
 pub use root::{Reciprocal, reciprocal, sqrt};
 pub use round::{round_shift, saturate_i8, saturate_i16, saturate_i32, scale};
 pub use softmax::{
-    EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, WEIGHT_MAX, softmax_weights, weighted_mean,
+    EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, WEIGHT_MAX, WeightedMean, softmax_weights,
 };

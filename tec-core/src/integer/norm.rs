@@ -50,6 +50,12 @@ impl NormRow {
     /// From the sum of a row of `width` values and the sum of their squares.
     #[inline]
     pub fn from_sums(width: usize, sum: i64, squares: i64, epsilon: u64) -> Self {
+        Self::from_sums_by(width, sum, squares, epsilon, sqrt)
+    }
+
+    /// With a square root of the caller's, which gives what [`sqrt`] gives.
+    #[inline]
+    pub fn from_sums_by(width: usize, sum: i64, squares: i64, epsilon: u64, sqrt: impl Fn(u64) -> u32) -> Self {
         let width = width as i64;
         let spread = width.saturating_mul(squares).saturating_sub(sum.saturating_mul(sum));
         let variance = (spread.max(0) as u64).saturating_add(epsilon).max(1);

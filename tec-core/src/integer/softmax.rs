@@ -8,7 +8,7 @@ pub const EXP_STEPS_PER_UNIT: usize = 64;
 pub const EXP_TABLE_LEN: usize = 578;
 /// The weight of a row's maximum. With 4,097 values of −128 a weighted sum is −2,147,483,520: just inside an i32.
 pub const WEIGHT_MAX: i16 = 4095;
-/// Fractional bits of [`weighted_mean`].
+/// Fractional bits of [`WeightedMean::of`].
 pub const MEAN_BITS: u32 = 16;
 
 /// `round(4095 * exp(-i / 64))`: [`WEIGHT_MAX`] at distance zero from the row's maximum, 0 from a distance of 9.01 on.
@@ -54,14 +54,31 @@ pub fn softmax_weights(scores: &[i32], mantissa: i32, shift: u32, weights: &mut 
     sum
 }
 
-/// `total / sum` with [`MEAN_BITS`] fractional bits, by one reciprocal of `sum` that serves a whole row.
-///
-/// `total` is a sum of values weighted by [`softmax_weights`], `sum` the sum of the weights.
-#[inline]
-pub fn weighted_mean(sum: u32) -> impl Fn(i32) -> i32 {
-    let inverse = reciprocal(sum);
-    let shift = inverse.shift.saturating_sub(MEAN_BITS);
-    move |total| saturate_i32(round_shift(i64::from(total).wrapping_mul(inverse.mantissa), shift))
+/// Divides sums of values, weighted by [`softmax_weights`], by the sum of the weights: one reciprocal serves a whole row.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightedMean {
+    /// In 2^30 ..= 2^31.
+    pub mantissa: i64,
+    /// Bits that are dropped of a product with the mantissa; the mean then has [`MEAN_BITS`] fractional bits.
+    pub shift: u32,
+}
+
+impl WeightedMean {
+    /// For weights with this sum.
+    #[inline]
+    pub const fn new(sum: u32) -> Self {
+        let inverse = reciprocal(sum);
+        Self {
+            mantissa: inverse.mantissa,
+            shift: inverse.shift.saturating_sub(MEAN_BITS),
+        }
+    }
+
+    /// `total / sum` with [`MEAN_BITS`] fractional bits.
+    #[inline(always)]
+    pub fn of(self, total: i32) -> i32 {
+        saturate_i32(round_shift(i64::from(total).wrapping_mul(self.mantissa), self.shift))
+    }
 }
 
 #[cfg(test)]
@@ -98,8 +115,8 @@ mod tests {
         let mut many = vec![0i16; 4097];
         let sum = softmax_weights(&vec![-5; 4097], 1 << 30, 30, &mut many);
         assert_eq!(sum, 4095 * 4097);
-        assert_eq!(weighted_mean(sum)(4095 * 4097 * -128), -128 << MEAN_BITS);
-        weighted_mean(0)(i32::MIN);
+        assert_eq!(WeightedMean::new(sum).of(4095 * 4097 * -128), -128 << MEAN_BITS);
+        WeightedMean::new(0).of(i32::MIN);
     }
 
     proptest! {
@@ -124,7 +141,7 @@ mod tests {
         fn mean_is_the_nearest(weights in proptest::collection::vec(1i16..=WEIGHT_MAX, 1..100), values in proptest::collection::vec(any::<i8>(), 100)) {
             let sum: u32 = weights.iter().map(|&w| w as u32).sum();
             let total: i32 = weights.iter().zip(&values).map(|(&w, &v)| i32::from(w) * i32::from(v)).sum();
-            let got = f64::from(weighted_mean(sum)(total)) / f64::from(1u32 << MEAN_BITS);
+            let got = f64::from(WeightedMean::new(sum).of(total)) / f64::from(1u32 << MEAN_BITS);
             let exact = f64::from(total) / f64::from(sum);
             prop_assert!((got - exact).abs() <= 0.501 / f64::from(1u32 << MEAN_BITS));
         }

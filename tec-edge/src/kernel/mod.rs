@@ -22,7 +22,7 @@ pub(crate) mod x86;
 
 use bytemuck::Pod;
 pub(crate) use needs::{NAMES, Needs};
-use tec_core::integer::{GELU_TABLE_LEN, gelu, softmax_weights};
+use tec_core::integer::{GELU_TABLE_LEN, WeightedMean, gelu, saturate_i8, scale, softmax_weights};
 
 use crate::layers::Norm;
 use crate::panel::PANEL;
@@ -50,6 +50,14 @@ impl<const ROWS: usize> Group<i16> for [Lanes<i16>; ROWS] {
     const ZERO: Self = [[0; PANEL]; ROWS];
 }
 
+/// Something to do that is always inlined: a closure need not be, and a function that is not inlined is compiled for any processor.
+pub(crate) trait Work {
+    type Result;
+
+    /// To be marked `#[inline(always)]`, as what it calls.
+    fn run(self) -> Self::Result;
+}
+
 /// Activations that enter products: rows of `padded(inner)` factors each, the last ones zeros where `inner` is no whole number of quads,
 /// and [`Kernel::TAIL`] more.
 ///
@@ -67,6 +75,12 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     const TAIL: usize = Self::NEEDS.tail;
     /// What of this the scratch memory is planned with.
     const NEEDS: Needs;
+
+    /// Does `work`, compiled for the instructions that the kernel stands for, as far as it is inlined.
+    #[inline(always)]
+    fn with<W: Work>(self, work: W) -> W::Result {
+        work.run()
+    }
 
     /// The factor of an activation.
     fn factor(self, q: i8) -> Self::Factor;
@@ -129,6 +143,23 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// Adds to `sums` the products of softmax weights with a panel of values (channels are the outputs, tokens the inputs). Rows of weights
     /// are `stride` apart.
     fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]);
+
+    /// `clamp8(round(mean · multiplier, shift))` of a panel's channels, row by row, with the mean that `rows` gives for the sum.
+    #[inline(always)]
+    fn means(
+        self,
+        sums: &[Lanes<i32>],
+        rows: &[WeightedMean],
+        multiplier: &Lanes<i32>,
+        shift: u32,
+        means: &mut [Lanes<i8>],
+    ) {
+        for ((sums, row), means) in sums.iter().zip(rows).zip(means) {
+            for ((mean, &sum), &multiplier) in means.iter_mut().zip(sums).zip(multiplier) {
+                *mean = saturate_i8(scale(row.of(sum), multiplier, shift));
+            }
+        }
+    }
 
     /// `clamp16(round((sum + bias) · multiplier, shift))`.
     fn requantize(

@@ -63,17 +63,17 @@ pub(crate) fn norm(norm: &Norm<'_>, token: &[i16], mut emit: impl FnMut(usize, i
 }
 
 /// What a row's norm is computed from, in 32 bits.
-pub(super) struct Words {
-    pub(super) width: i32,
-    pub(super) sum: i32,
-    pub(super) mantissa: i32,
+pub(crate) struct Words {
+    pub(crate) width: i32,
+    pub(crate) sum: i32,
+    pub(crate) mantissa: i32,
     /// What an offset is multiplied by.
-    pub(super) up: i32,
+    pub(crate) up: i32,
 }
 
 impl Words {
     /// `None` where the numbers do not fit, or shifts are not 1 to 62: of a file only where the mantissa is 2^31.
-    pub(super) fn new(norm: &Norm<'_>, row: &NormRow) -> Option<Self> {
+    pub(crate) fn new(norm: &Norm<'_>, row: &NormRow) -> Option<Self> {
         // Values times the width then stay below 2^30.
         let width = i32::try_from(row.width).ok()?;
         let fits = row.width <= MAX_WIDTH_TIMES_DEPTH as i64 && (1..=62).contains(&row.shift);

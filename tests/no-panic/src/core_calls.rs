@@ -95,8 +95,8 @@ fn integers() {
     used(integer::saturate_i16(unknown(0)));
     used(integer::saturate_i32(unknown(0)));
     used(integer::softmax_weights(some(), unknown(0), unknown(0), some()));
-    let mean = unknown(integer::weighted_mean(unknown(0)));
-    used(mean(unknown(0)));
+    let mean = unknown(integer::WeightedMean::new(unknown(0)));
+    used(mean.of(unknown(0)));
 }
 
 fn sums() {

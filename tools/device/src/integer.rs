@@ -164,9 +164,9 @@ fn softmax(back_end: BackEnd, mut arguments: Tensors<'_>, results: &mut Results<
         *sum = back_end.softmax(scores, multiplier, shift as u32, row_weights);
         weights.copy_from_slice(row_weights);
         back_end.weighted(row, count, panels, totals);
-        let mean = integer::weighted_mean(*sum);
+        let mean = integer::WeightedMean::new(*sum);
         for ((slot, out), (&total, &multiplier)) in slots.by_ref().take(width).zip(totals.iter().zip(multipliers)) {
-            *slot = mean(total);
+            *slot = mean.of(total);
             *out = integer::saturate_i8(integer::scale(*slot, multiplier, out_shift as u32));
         }
     }

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, NormRow, softmax_weights};
 
-use crate::kernel::{Kernel, Lanes, Needs, Scalar, narrow, rows};
+use crate::kernel::{Kernel, Lanes, Needs, Scalar, Work, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -41,19 +41,33 @@ impl Kernel for Avx2 {
     type Values = [Lanes<i16>; Self::ROWS];
     const NEEDS: Needs = Needs::AVX2;
 
+    #[inline(always)]
+    fn with<W: Work>(self, work: W) -> W::Result {
+        #[target_feature(enable = "avx2")]
+        fn compiled<W: Work>(work: W) -> W::Result {
+            work.run()
+        }
+        // SAFETY: the value of this type proves that the processor has the instructions.
+        unsafe { compiled(work) }
+    }
+
+    #[inline(always)]
     fn factor(self, q: i8) -> i16 {
         q.into()
     }
 
+    #[inline(always)]
     fn activation(self, factor: i16) -> i8 {
         factor as i8
     }
 
+    #[inline(always)]
     fn narrow(self, values: &Lanes<i16>) -> Lanes<i8> {
         // SAFETY: the value of this type proves that the processor has AVX2.
         unsafe { narrow(values) }
     }
 
+    #[inline(always)]
     fn put(self, values: &Lanes<i8>, row: &mut [i16], first: usize) {
         match row.get_mut(first..).and_then(<[i16]>::first_chunk_mut) {
             Some(whole) => *whole = values.map(i16::from),
@@ -65,11 +79,13 @@ impl Kernel for Avx2 {
         }
     }
 
+    #[inline(always)]
     fn products(self, activations: &[i16], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
         sums.fill([0; PANEL]);
         self.weighted(activations, stride, panel, sums);
     }
 
+    #[inline(always)]
     fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
         let quads = values.as_chunks().0;
         // SAFETY: the value of this type proves that the processor has AVX2.
@@ -85,6 +101,7 @@ impl Kernel for Avx2 {
         }
     }
 
+    #[inline(always)]
     fn requantize(
         self,
         sums: &[Lanes<i32>],
@@ -100,10 +117,12 @@ impl Kernel for Avx2 {
         unsafe { requantize(sums, bias, multiplier, shift, values) }
     }
 
+    #[inline(always)]
     fn norm(self, norm_of: &Norm<'_>, token: &[i16], out: &mut [i16]) {
         norm(self, norm_of, token, out);
     }
 
+    #[inline(always)]
     fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
         if shift > MOST_SOFTMAX_SHIFT || multiplier <= 0 {
             return softmax_weights(scores, multiplier, shift, weights);
@@ -258,7 +277,8 @@ fn normalize<T: Slot>(norm: &Norm<'_>, token: &[i16], out: &mut [T]) {
 
 /// The sum of a row and that of its squares.
 #[target_feature(enable = "avx2")]
-fn sums(row: &[i16]) -> (i64, i64) {
+#[inline]
+pub(super) fn sums(row: &[i16]) -> (i64, i64) {
     let (vectors, rest) = row.as_chunks::<16>();
     let (mut sum, mut squares) = (0, _mm256_setzero_si256());
     // A lane's sum fits i32 for 32,767 vectors.
@@ -286,7 +306,7 @@ fn sums(row: &[i16]) -> (i64, i64) {
 }
 
 /// The values from `start` on.
-fn scalar_norm<T: From<i8>>(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: &mut [T], start: usize) {
+pub(super) fn scalar_norm<T: From<i8>>(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: &mut [T], start: usize) {
     let out = out.get_mut(start..).unwrap_or_default();
     norm.values(row, token, start, |i, value| {
         if let Some(slot) = out.get_mut(i) {
@@ -296,7 +316,7 @@ fn scalar_norm<T: From<i8>>(row: &NormRow, norm: &Norm<'_>, token: &[i16], out: 
 }
 
 /// Up to which the distance that gives the last index, times the multiplier, stays below 2^62.
-const MOST_SOFTMAX_SHIFT: u32 = 50;
+pub(super) const MOST_SOFTMAX_SHIFT: u32 = 50;
 
 #[target_feature(enable = "avx2")]
 fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {

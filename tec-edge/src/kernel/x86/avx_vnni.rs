@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 
 use super::{Avx2, avx2, vnni};
-use crate::kernel::{Kernel, Lanes, Needs};
+use crate::kernel::{Kernel, Lanes, Needs, Work};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
 
@@ -39,44 +39,64 @@ impl Kernel for AvxVnni {
     type Values = [Lanes<i16>; Self::ROWS];
     const NEEDS: Needs = Needs::AVX_VNNI;
 
+    #[inline(always)]
+    fn with<W: Work>(self, work: W) -> W::Result {
+        #[target_feature(enable = "avx2,avxvnni")]
+        fn compiled<W: Work>(work: W) -> W::Result {
+            work.run()
+        }
+        // SAFETY: the value of this type proves that the processor has the instructions.
+        unsafe { compiled(work) }
+    }
+
+    #[inline(always)]
     fn factor(self, q: i8) -> i8 {
         q
     }
 
+    #[inline(always)]
     fn activation(self, factor: i8) -> i8 {
         factor
     }
 
+    #[inline(always)]
     fn narrow(self, values: &Lanes<i16>) -> Lanes<i8> {
         self.0.narrow(values)
     }
 
+    #[inline(always)]
     fn put(self, values: &Lanes<i8>, row: &mut [i8], first: usize) {
         vnni::put(values, row, first);
     }
 
+    #[inline(always)]
     fn finish(self, row: &mut [i8]) {
         vnni::finish(row);
     }
 
+    #[inline(always)]
     fn products(self, activations: &[i8], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
         // SAFETY: the value of this type proves that the processor has the instructions.
         unsafe { products::<true>(activations, stride, panel, sums) }
     }
 
+    #[inline(always)]
     fn key(self, k: i8) -> i8 {
         vnni::unsigned(k)
     }
 
+    #[inline(always)]
     fn scores(self, queries: &[i8], stride: usize, keys: &[i8], scores: &mut [Lanes<i32>]) {
         // SAFETY: the value of this type proves that the processor has the instructions.
         unsafe { products::<false>(queries, stride, keys, scores) }
     }
 
+    #[inline(always)]
     fn weighted(self, weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32>]) {
         self.0.weighted(weights, stride, values, sums);
     }
 
+    #[inline(always)]
     fn requantize(
         self,
         sums: &[Lanes<i32>],
@@ -88,10 +108,12 @@ impl Kernel for AvxVnni {
         self.0.requantize(sums, bias, multiplier, shift, values);
     }
 
+    #[inline(always)]
     fn norm(self, norm: &Norm<'_>, token: &[i16], out: &mut [i8]) {
         avx2::norm(self.0, norm, token, out);
     }
 
+    #[inline(always)]
     fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
         self.0.softmax(scores, multiplier, shift, weights)
     }
