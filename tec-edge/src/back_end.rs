@@ -278,12 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn scores_and_groups_of_weighted_rows() {
+    fn what_no_public_call_shows() {
         for back_end in BackEnd::all() {
             std::println!("{}", back_end.name());
             with_kernel!(back_end, kernel => {
                 crate::kernel::tests::check_scores(kernel);
                 crate::kernel::tests::check_weighted(kernel);
+                crate::kernel::tests::check_means(kernel);
+                crate::kernel::tests::check_gelu(kernel);
             });
         }
     }

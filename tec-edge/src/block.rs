@@ -4,7 +4,7 @@
 //! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept.
 
 use bytemuck::Zeroable;
-use tec_core::integer::{GELU_TABLE_LEN, round_shift, WeightedMean, saturate_i8, saturate_i16};
+use tec_core::integer::{GELU_TABLE_LEN, WeightedMean, round_shift, saturate_i8, saturate_i16};
 
 use crate::Error;
 use crate::format::{BlockScales, File, Section};

@@ -25,6 +25,4 @@ pub use norm::{AFFINE_OFFSET_BITS, NORM_BITS, NormRow, norm_affine};
 pub use pixel::{NotANumber, center_pixel, pixel_constants, pixel_from_f32};
 pub use root::{Reciprocal, reciprocal, sqrt};
 pub use round::{round_shift, saturate_i8, saturate_i16, saturate_i32, scale};
-pub use softmax::{
-    EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, WEIGHT_MAX, WeightedMean, softmax_weights,
-};
+pub use softmax::{EXP_STEPS_PER_UNIT, EXP_TABLE, EXP_TABLE_LEN, MEAN_BITS, WEIGHT_MAX, WeightedMean, softmax_weights};

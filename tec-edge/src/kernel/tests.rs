@@ -1,9 +1,11 @@
 //! What no public call of a back end shows, for every kernel that this processor has, against plain arithmetic: products of queries and
-//! keys, and groups of rows of softmax weights. The rest is in `tests/kernels.rs`.
+//! keys, groups of rows of softmax weights, means of values, GELU. The rest is in `tests/kernels.rs`.
 
 extern crate std;
 
 use std::{vec, vec::Vec};
+
+use tec_core::integer::{WeightedMean, saturate_i8, scale};
 
 use super::{Kernel, Lanes};
 use crate::layers::stride;
@@ -92,5 +94,49 @@ pub(crate) fn check_weighted<K: Kernel>(kernel: K) {
                 assert_eq!(sum, 5 + exact, "{tokens}");
             }
         }
+    }
+}
+
+/// Means of the largest sums there are, and of weights whose sum is a power of two, whose reciprocal is the largest.
+pub(crate) fn check_means<K: Kernel>(kernel: K) {
+    let random = &mut Random(3);
+    for shift in [0, 1, 20, 31, 32, 47, 62] {
+        for _ in 0..20 {
+            let weights: Vec<u32> = (0..K::ROWS)
+                .map(|row| match row % 3 {
+                    0 => 1 << (12 + random.next() % 13).min(23),
+                    1 => 4095 * 4097,
+                    _ => 4095 + (random.next() % (1 << 23)) as u32,
+                })
+                .collect();
+            let sums: Vec<Lanes<i32>> = (weights.iter())
+                .map(|&weight| {
+                    let lane = |byte: i8| (i64::from(weight) * i64::from(byte)) as i32;
+                    core::array::from_fn(|_| lane(random.bytes(1)[0]))
+                })
+                .collect();
+            let multiplier: Lanes<i32> = core::array::from_fn(|_| match random.next() % 4 {
+                0 => i32::MIN,
+                1 => i32::MAX,
+                _ => random.next() as i32,
+            });
+            let rows: Vec<_> = weights.iter().map(|&weight| WeightedMean::new(weight)).collect();
+            let mut means = vec![[0; PANEL]; K::ROWS];
+            kernel.means(&sums, &rows, &multiplier, shift, &mut means);
+            for ((sums, row), means) in sums.iter().zip(rows).zip(means) {
+                let exact = core::array::from_fn(|i| saturate_i8(scale(row.of(sums[i]), multiplier[i], shift)));
+                assert_eq!(means, exact, "{shift}");
+            }
+        }
+    }
+}
+
+/// Every activation's entry of a table with no two neighbors alike.
+pub(crate) fn check_gelu<K: Kernel>(kernel: K) {
+    let table: [i8; 256] = core::array::from_fn(|i| (i * 37 % 256) as u8 as i8);
+    for first in (-128..128).step_by(PANEL) {
+        let values: Lanes<i8> = core::array::from_fn(|i| (first + i as i32) as i8);
+        let expected = values.map(|value| table[(i32::from(value) + 128) as usize]);
+        assert_eq!(kernel.gelu(&table, &values), expected);
     }
 }

@@ -178,8 +178,16 @@ macro_rules! for_rows {
 /// Products of up to 12 rows. `SIGNED`: of weights, which become unsigned here; otherwise of unsigned keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn products<const SIGNED: bool>(factors: &[i8], stride: usize, panel: &[i8], sums: &mut [Lanes<i32>]) {
-    for_rows!(sums.len(), products_of, (factors, stride, panel.as_chunks().0, sums), SIGNED)
+    for_rows!(
+        sums.len(),
+        products_of,
+        (factors, stride, panel.as_chunks().0, sums),
+        SIGNED
+    )
 }
+
+/// Pointers from which the rows of a group are reached.
+const THIRDS: usize = Avx512::ROWS / 3;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn products_of<const ROWS: usize, const SIGNED: bool>(
@@ -188,31 +196,39 @@ fn products_of<const ROWS: usize, const SIGNED: bool>(
     quads: &[Weights],
     sums: &mut [Lanes<i32>],
 ) {
-    let mut rows: [&[[i8; QUAD]]; ROWS] = [&[]; ROWS];
-    let mut vectors = [_mm512_setzero_si512(); ROWS];
-    for ((row, vector), factors) in rows.iter_mut().zip(&mut vectors).zip(factors.chunks(stride.max(1))) {
-        if let Some((quads, tail)) = vnni::quads_and_tail(factors, quads.len()) {
-            *row = quads;
-            if SIGNED {
-                *vector = _mm512_set1_epi32(tail);
-            }
-        }
-    }
-    if rows.iter().any(|row| row.len() != quads.len()) {
+    let len = quads.len() * QUAD;
+    if stride < len + vnni::TAIL || factors.len() < (ROWS - 1) * stride + len + vnni::TAIL {
         return;
     }
+    // Twelve pointers would not fit into the registers: rows are reached from every third one.
+    let mut thirds: [*const i8; THIRDS] =
+        core::array::from_fn(|third| factors.as_ptr().wrapping_add(3 * third * stride));
+    // SAFETY: a row is followed by its tail, as was just checked.
+    let word = |row: usize, thirds: &[*const i8; THIRDS], at: usize| unsafe {
+        _mm512_set1_epi32(
+            thirds[row / 3]
+                .add(row % 3 * stride + at)
+                .cast::<i32>()
+                .read_unaligned(),
+        )
+    };
+    let mut vectors = [_mm512_setzero_si512(); ROWS];
+    if SIGNED {
+        for (row, vector) in vectors.iter_mut().enumerate() {
+            *vector = word(row, &thirds, len);
+        }
+    }
     let sign = _mm512_set1_epi8(i8::MIN);
-    for (quad, weights) in quads.iter().enumerate() {
+    for weights in quads {
         // SAFETY: the array has 64 bytes.
         let mut weights = unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) };
         if SIGNED {
             weights = _mm512_xor_si512(weights, sign);
         }
-        for (vector, row) in vectors.iter_mut().zip(rows) {
-            // SAFETY: every row has as many quads as the panel.
-            let factors = _mm512_set1_epi32(cast(*unsafe { row.get_unchecked(quad) }));
-            *vector = _mm512_dpbusd_epi32(*vector, weights, factors);
+        for (row, vector) in vectors.iter_mut().enumerate() {
+            *vector = _mm512_dpbusd_epi32(*vector, weights, word(row, &thirds, 0));
         }
+        thirds = thirds.map(|third| third.wrapping_add(QUAD));
     }
     for (sums, vector) in sums.iter_mut().zip(vectors) {
         // SAFETY: the array has 64 bytes.
@@ -229,7 +245,10 @@ fn weighted(weights: &[i16], stride: usize, values: &[i8], sums: &mut [Lanes<i32
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn weighted_of<const ROWS: usize>(weights: &[i16], stride: usize, quads: &[Weights], sums: &mut [Lanes<i32>]) {
     let mut rows: [&[[i16; QUAD]]; ROWS] = [&[]; ROWS];
-    for (row, weights) in rows.iter_mut().zip(crate::kernel::rows(weights, stride, quads.len() * QUAD)) {
+    for (row, weights) in rows
+        .iter_mut()
+        .zip(crate::kernel::rows(weights, stride, quads.len() * QUAD))
+    {
         *row = weights.as_chunks().0;
     }
     if rows.iter().any(|row| row.len() != quads.len()) {
@@ -250,8 +269,8 @@ fn weighted_of<const ROWS: usize>(weights: &[i16], stride: usize, quads: &[Weigh
     let even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     let odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     for (sums, [low, high]) in sums.iter_mut().zip(vectors) {
-        let pairs = [even, odd].map(|lanes| _mm512_permutex2var_epi32(low, lanes, high));
-        let found = _mm512_add_epi32(pairs[0], pairs[1]);
+        let even = _mm512_permutex2var_epi32(low, even, high);
+        let found = _mm512_add_epi32(even, _mm512_permutex2var_epi32(low, odd, high));
         // SAFETY: the array has 64 bytes.
         unsafe {
             let sum = _mm512_add_epi32(_mm512_loadu_si512(sums.as_ptr().cast()), found);

@@ -275,12 +275,26 @@ mod tests {
         let check = |value: u64| {
             assert_eq!(root(value), tec_core::integer::sqrt(value), "{value}");
         };
-        for base in [1u64, 2, 3, 1 << 16, 94_906_265, 94_906_266, 94_906_267, (1 << 31) - 1, 1 << 31, 3_037_000_499, (1 << 32) - 1] {
+        for base in [
+            1u64,
+            2,
+            3,
+            1 << 16,
+            94_906_265,
+            94_906_266,
+            94_906_267,
+            (1 << 31) - 1,
+            1 << 31,
+            3_037_000_499,
+            (1 << 32) - 1,
+        ] {
             for near in base.saturating_sub(3)..(base + 3).min(1 << 32) {
                 let square = near.saturating_mul(near);
                 (square.saturating_sub(2)..=square.saturating_add(2)).for_each(check);
             }
         }
-        [0, u64::MAX, u64::MAX - 1, 1 << 62, 1 << 63].into_iter().for_each(check);
+        [0, u64::MAX, u64::MAX - 1, 1 << 62, 1 << 63]
+            .into_iter()
+            .for_each(check);
     }
 }
