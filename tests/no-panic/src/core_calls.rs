@@ -1,7 +1,7 @@
 //! Every public function of `tec-core`.
 
 use tec_core::adapter::{self, EncoderAdapter, Group, Mlp};
-use tec_core::integer::{self, GELU_TABLE_LEN, NormRow};
+use tec_core::integer::{self, GELU_TABLE_LEN, NormRow, WeightedMean};
 use tec_core::lanes::{self, Accumulator};
 use tec_core::norm::{self, RowStats};
 use tec_core::philox::{self, Noise, Stream};
@@ -83,6 +83,8 @@ fn integers() {
     let row = unknown(NormRow::new(some(), unknown(0)));
     used(NormRow::normalize(&row, unknown(0)));
     used(NormRow::from_sums(unknown(3), unknown(1), unknown(1), unknown(1)).shift);
+    let row = NormRow::from_sums_by(unknown(3), unknown(1), unknown(1), unknown(1), integer::sqrt);
+    used(row.shift);
     used(integer::norm_affine(unknown(0), unknown(0), unknown(0), unknown(0)));
     used(integer::center_pixel(unknown(0)));
     used(integer::pixel_constants(float(), float()));
@@ -95,8 +97,8 @@ fn integers() {
     used(integer::saturate_i16(unknown(0)));
     used(integer::saturate_i32(unknown(0)));
     used(integer::softmax_weights(some(), unknown(0), unknown(0), some()));
-    let mean = unknown(integer::WeightedMean::new(unknown(0)));
-    used(mean.of(unknown(0)));
+    let mean = unknown(WeightedMean::new(unknown(0)));
+    used(WeightedMean::of(mean, unknown(0)));
 }
 
 fn sums() {
