@@ -90,7 +90,7 @@ impl<'a> Block<'a> {
     }
 
     /// First pass, of one worker: brings its tokens to the scale of this block's residual stream and keeps their keys and values.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     pub(crate) fn keys_and_values<K: Kernel, T: Trace>(
         &self,
         kernel: K,
@@ -155,7 +155,7 @@ impl<'a> Block<'a> {
     }
 
     /// Second pass, of one worker: attention and MLP of its tokens. `kept` is all workers'.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     pub(crate) fn attention_and_mlp<K: Kernel>(
         &self,
         kernel: K,
@@ -185,7 +185,7 @@ impl<'a> Block<'a> {
         self.qkv.unpacked_len().max(self.fc2.unpacked_len())
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn rescale(&self, tokens: &mut [i16]) {
         if self.drop > 0 {
             for x in tokens {
@@ -196,7 +196,7 @@ impl<'a> Block<'a> {
 
     /// Adds the attention's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn attention<K: Kernel, T: Trace>(
         &self,
         kernel: K,
@@ -302,7 +302,7 @@ impl<'a> Block<'a> {
 
     /// Scores of a group of queries of one head with all keys, `[in_group, scores_stride]`.
     #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn scores<K: Kernel>(
         &self,
         kernel: K,
@@ -336,7 +336,7 @@ impl<'a> Block<'a> {
 
     /// Calls `emit(row, first channel, values)` with the weighted means of one head's values, a panel of channels at a time.
     #[expect(clippy::too_many_arguments, reason = "one product with its shapes")]
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn mean_values<K: Kernel>(
         &self,
         kernel: K,
@@ -374,7 +374,7 @@ impl<'a> Block<'a> {
 
     /// Adds the MLP's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn mlp<K: Kernel>(
         &self,
         kernel: K,
@@ -420,7 +420,7 @@ impl<'a> Block<'a> {
     }
 
     /// Normalizes a tile of tokens into rows of factors; returns those.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn normalize<'o, K: Kernel>(
         &self,
         kernel: K,
@@ -440,7 +440,7 @@ impl<'a> Block<'a> {
     }
 
     /// Adds a layer's outputs to a tile of the residual stream.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn add_layer<K: Kernel>(
         &self,
         kernel: K,

@@ -66,7 +66,7 @@ impl<'a> Linear<'a> {
     /// Applies some panels of the layer to rows of factors, as many as `inputs` has: calls `emit(first row, first output, values)` for each
     /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0. `unpacked` has
     /// [`unpacked_len`](Self::unpacked_len) bytes.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     pub(crate) fn apply<K: Kernel>(
         &self,
         kernel: K,

@@ -115,7 +115,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
     }
 
     /// Writes the tokens that enter the first block.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn embed(&self, layout: &Layout, part: Part<'_>) -> Result<(), Error> {
         let Geometry { dim, .. } = *self.encoder.geometry();
         let patch_len = self.encoder.geometry().patch_len();
@@ -236,7 +236,7 @@ struct Share<'s, 'r, 'a, K, T, R> {
 impl<K: Kernel, T: Team, R: Trace> Work for Share<'_, '_, '_, K, T, R> {
     type Result = Result<(), Error>;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn run(self) -> Self::Result {
         let Layout { plan, rows, .. } = self.layout;
         let kernel = self.run.kernel;

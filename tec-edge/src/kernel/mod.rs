@@ -54,7 +54,8 @@ impl<const ROWS: usize> Group<i16> for [Lanes<i16>; ROWS] {
 pub(crate) trait Work {
     type Result;
 
-    /// To be marked `#[inline(always)]`, as what it calls.
+    /// To be marked `inline(always)`, as what it calls, where kernels are chosen at run time: on x86-64. Elsewhere that would only make
+    /// programs larger.
     fn run(self) -> Self::Result;
 }
 
