@@ -364,10 +364,13 @@ impl<'a> Block<'a> {
             }
             let channel = panel * PANEL;
             let multiplier = self.attention_multiplier.part(head * width, width).lanes(channel);
-            let mut means = [[0; PANEL]; MAX_ROWS];
-            kernel.means(totals, rows, &multiplier, self.attention_shift, &mut means);
-            for (row, (means, _)) in means.iter().zip(rows).enumerate() {
-                emit(row, channel, means);
+            // A few rows at a time: a device's stack is small.
+            let mut means = [[0; PANEL]; 4];
+            for (number, (totals, rows)) in totals.chunks(4).zip(rows.chunks(4)).enumerate() {
+                kernel.means(totals, rows, &multiplier, self.attention_shift, &mut means);
+                for (row, (means, _)) in means.iter().zip(rows).enumerate() {
+                    emit(4 * number + row, channel, means);
+                }
             }
         }
     }
@@ -531,7 +534,7 @@ impl<'a> Block<'a> {
 }
 
 /// The most rows that any kernel takes at once.
-const MAX_ROWS: usize = 16;
+const MAX_ROWS: usize = 12;
 
 /// A channel of a head.
 #[derive(Clone, Copy)]

@@ -58,7 +58,7 @@ pub fn softmax_weights(scores: &[i32], mantissa: i32, shift: u32, weights: &mut 
 #[derive(Debug, Clone, Copy)]
 pub struct WeightedMean {
     /// In 2^30 ..= 2^31.
-    pub mantissa: i64,
+    pub mantissa: u32,
     /// Bits that are dropped of a product with the mantissa; the mean then has [`MEAN_BITS`] fractional bits.
     pub shift: u32,
 }
@@ -69,7 +69,7 @@ impl WeightedMean {
     pub const fn new(sum: u32) -> Self {
         let inverse = reciprocal(sum);
         Self {
-            mantissa: inverse.mantissa,
+            mantissa: inverse.mantissa as u32,
             shift: inverse.shift.saturating_sub(MEAN_BITS),
         }
     }
@@ -77,7 +77,10 @@ impl WeightedMean {
     /// `total / sum` with [`MEAN_BITS`] fractional bits.
     #[inline(always)]
     pub fn of(self, total: i32) -> i32 {
-        saturate_i32(round_shift(i64::from(total).wrapping_mul(self.mantissa), self.shift))
+        saturate_i32(round_shift(
+            i64::from(total).wrapping_mul(self.mantissa.into()),
+            self.shift,
+        ))
     }
 }
 

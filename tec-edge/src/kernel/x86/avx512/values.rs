@@ -85,7 +85,7 @@ pub(super) fn means(
             0x8000_0000.. => (0x4000_0000, row.shift - 1),
             mantissa => (mantissa, row.shift),
         };
-        let row_mantissa = _mm512_set1_epi64(mantissa);
+        let row_mantissa = _mm512_set1_epi64(mantissa.into());
         let row_half = _mm512_set1_epi64(1i64 << (bits - 1));
         let row_drop = _mm_cvtsi32_si128(bits as i32);
         let scaled = |sum, multiplier| {
