@@ -77,10 +77,8 @@ impl WeightedMean {
     /// `total / sum` with [`MEAN_BITS`] fractional bits.
     #[inline(always)]
     pub fn of(self, total: i32) -> i32 {
-        saturate_i32(round_shift(
-            i64::from(total).wrapping_mul(self.mantissa.into()),
-            self.shift,
-        ))
+        let product = i64::from(total).wrapping_mul(self.mantissa.into());
+        saturate_i32(round_shift(product, self.shift))
     }
 }
 
