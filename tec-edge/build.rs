@@ -4,7 +4,7 @@
 use std::env::var;
 
 fn main() {
-    println!("cargo:rustc-check-cfg=cfg(tec_dsp, tec_mve, tec_neon, tec_no_scalar)");
+    println!("cargo:rustc-check-cfg=cfg(tec_amx, tec_dsp, tec_mve, tec_neon, tec_no_scalar)");
     println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     let target = var("TARGET").unwrap_or_default();
     let simd = var("CARGO_FEATURE_SIMD").is_ok();
@@ -20,12 +20,17 @@ fn main() {
     if simd && (dsp || mve) {
         println!("cargo:rustc-cfg=tec_no_scalar");
     }
+    let std = var("CARGO_FEATURE_STD").is_ok();
     let is = |name: &str, value: &str| var(name).unwrap_or_default().split(',').any(|part| part == value);
     if is("CARGO_CFG_TARGET_ARCH", "aarch64")
         && is("CARGO_CFG_TARGET_ENDIAN", "little")
         && is("CARGO_CFG_TARGET_FEATURE", "neon")
     {
         println!("cargo:rustc-cfg=tec_neon");
+    }
+    // The operating system has to be asked for it.
+    if simd && std && is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_OS", "linux") {
+        println!("cargo:rustc-cfg=tec_amx");
     }
 }
 

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 pub const TEC_ALIGNMENT: usize = 16;
 
 /// The version of encoder files that this library reads.
-pub const TEC_FILE_VERSION: u32 = 3;
+pub const TEC_FILE_VERSION: u32 = 4;
 
 /// Bytes of the longest text that `tec_error_text` writes, with its terminator.
 pub const TEC_ERROR_TEXT_LEN: usize = 256;

@@ -12,6 +12,8 @@ use crate::kernel::Scalar;
 use crate::kernel::aarch64::{Dotprod, I8mm, Neon, Vectors};
 #[cfg(all(feature = "simd", target_arch = "wasm32", target_feature = "simd128"))]
 use crate::kernel::wasm::Simd128;
+#[cfg(tec_amx)]
+use crate::kernel::x86::Amx;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 use crate::kernel::x86::{Avx2, Avx512, AvxVnni};
 use crate::kernel::{Kernel, Needs};
@@ -32,6 +34,8 @@ pub struct BackEnd(Which);
 enum Which {
     #[cfg(not(tec_no_scalar))]
     Scalar,
+    #[cfg(tec_amx)]
+    Amx(Amx),
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     Avx512(Avx512),
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -61,6 +65,8 @@ macro_rules! with_kernel {
                 let $kernel = Scalar;
                 $do
             }
+            #[cfg(tec_amx)]
+            Which::Amx($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx512($kernel) => $do,
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -91,6 +97,8 @@ impl BackEnd {
     /// Those that this processor can execute, the best first.
     pub fn all() -> impl Iterator<Item = Self> {
         let all = [
+            #[cfg(tec_amx)]
+            Amx::new().map(Which::Amx),
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Avx512::new().map(Which::Avx512),
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -117,6 +125,8 @@ impl BackEnd {
 
     /// The names of all that this program holds, the best first, whether this processor can execute them or not.
     pub const NAMES: &[&str] = &[
+        #[cfg(tec_amx)]
+        "amx",
         #[cfg(all(feature = "simd", target_arch = "x86_64"))]
         "avx512-vnni",
         #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -153,12 +163,14 @@ impl BackEnd {
         Self::all().next().unwrap_or(least)
     }
 
-    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`, `wasm-simd128`, `dsp` or
+    /// Its name: `scalar`, `avx2`, `avx-vnni`, `avx512-vnni`, `amx`, `neon`, `neon-dotprod`, `neon-i8mm`, `wasm-simd128`, `dsp` or
     /// `helium`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             #[cfg(not(tec_no_scalar))]
             Which::Scalar => "scalar",
+            #[cfg(tec_amx)]
+            Which::Amx(_) => "amx",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             Which::Avx512(_) => "avx512-vnni",
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -203,7 +215,7 @@ impl BackEnd {
         with_kernel!(self, kernel => kernel.softmax(scores, multiplier, shift, weights))
     }
 
-    /// The products of rows of softmax weights, `[rows, tokens]` with each row filled up to whole quads by zeros, with values, whose channels
+    /// The products of rows of softmax weights, 0 to 4,095, `[rows, tokens]` with each row filled up to whole quads by zeros, with values, whose channels
     /// are the outputs and tokens the inputs ([`panel`](crate::panel)). `out` gets the sums, `[rows, channels]`. Weights may change places.
     pub fn weighted(self, weights: &mut [i16], tokens: usize, values: &[i8], out: &mut [i32]) {
         with_kernel!(self, kernel => layers::weighted(kernel, weights, tokens, values, out));

@@ -1,7 +1,8 @@
 //! One block, in two passes over the tokens: all keys and values first, then everything else, a tile of rows at a time.
 //!
 //! A token's attention needs the keys and values of all tokens before any changes; after that, nothing in a block mixes tokens. So the
-//! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept.
+//! second pass takes a tile through attention, projection and MLP at once, and the first norm is computed twice instead of kept,
+//! unless one tile holds all tokens.
 
 use bytemuck::Zeroable;
 use tec_core::integer::{GELU_TABLE_LEN, WeightedMean, round_shift, saturate_i8, saturate_i16};
@@ -111,45 +112,47 @@ impl<'a> Block<'a> {
             TraceValues::I16(tokens),
         );
         let mut memory = Rest(work.tiles);
-        let unpacked = memory.take(self.qkv.unpacked_len())?;
+        let unpacked = memory.take(self.unpacked_len())?;
         let normalized = memory.take(rows * stride::<K>(self.dim))?;
         let shape = plan.kept(share.clone());
         let width = self.width();
         for (number, tile) in tokens.chunks((rows * self.dim).max(1)).enumerate() {
             let first = number * rows;
             let inputs = self.normalize(kernel, &self.norm1, tile, normalized);
-            self.trace_factors(kernel, trace, Stage::Norm1, share.start + first, inputs);
+            let count = tile.len() / self.dim.max(1);
+            self.trace_factors(kernel, trace, Stage::Norm1, share.start + first, count, inputs);
             let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
-            self.qkv.apply(kernel, inputs, panels, unpacked, |row, output, values| {
-                let rows = (first + row..).zip(values);
-                if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
-                    let (keys, values) = (shape.keys(channel.head), shape.values(channel.head));
-                    for (token, lanes) in rows {
-                        let lanes = kernel.narrow(lanes);
-                        if which == 1 {
-                            put_key(kernel, &lanes, kept, keys + place(token, channel.number, width));
-                        } else {
-                            let panel = values + place(channel.number, 0, shape.tokens);
-                            put_value(&lanes, kept, panel, token);
+            self.qkv
+                .apply(kernel, inputs, count, panels, unpacked, |row, output, values| {
+                    let rows = (first + row..).zip(values);
+                    if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
+                        let (keys, values) = (shape.keys(channel.head), shape.values(channel.head));
+                        for (token, lanes) in rows {
+                            let lanes = kernel.narrow(lanes);
+                            if which == 1 {
+                                put_key(kernel, &lanes, kept, keys + place(token, channel.number, width));
+                            } else {
+                                let panel = values + place(channel.number, 0, shape.tokens);
+                                put_value(&lanes, kept, panel, token);
+                            }
+                        }
+                        return;
+                    }
+                    for (token, values) in rows {
+                        for (channel, value) in self.channels(output, 1, values) {
+                            let at = shape.keys(channel.head) + place(token, channel.number, width);
+                            write(kept, at, kernel.key(value));
+                            let at = (channel.head * plan.tokens + share.start + token) * width + channel.number;
+                            trace.record(Stage::Keys, self.index, at, TraceValues::I8(&[value]));
+                        }
+                        for (channel, value) in self.channels(output, 2, values) {
+                            let at = shape.values(channel.head) + place(channel.number, token, shape.tokens);
+                            write(kept, at, value);
+                            let at = (channel.head * width + channel.number) * plan.tokens + share.start + token;
+                            trace.record(Stage::Values, self.index, at, TraceValues::I8(&[value]));
                         }
                     }
-                    return;
-                }
-                for (token, values) in rows {
-                    for (channel, value) in self.channels(output, 1, values) {
-                        let at = shape.keys(channel.head) + place(token, channel.number, width);
-                        write(kept, at, kernel.key(value));
-                        let at = (channel.head * plan.tokens + share.start + token) * width + channel.number;
-                        trace.record(Stage::Keys, self.index, at, TraceValues::I8(&[value]));
-                    }
-                    for (channel, value) in self.channels(output, 2, values) {
-                        let at = shape.values(channel.head) + place(channel.number, token, shape.tokens);
-                        write(kept, at, value);
-                        let at = (channel.head * width + channel.number) * plan.tokens + share.start + token;
-                        trace.record(Stage::Values, self.index, at, TraceValues::I8(&[value]));
-                    }
-                }
-            });
+                });
         }
         Some(())
     }
@@ -170,9 +173,13 @@ impl<'a> Block<'a> {
         let unpacked = memory.take(self.unpacked_len())?;
         let normalized = memory.take(rows * stride::<K>(self.dim))?;
         let rest = memory.0;
+        // All of the share's tokens are in one tile, whose norms the first pass left here.
+        let known = work.tokens.len() <= rows * self.dim;
         for (number, tile) in work.tokens.chunks_mut((rows * self.dim).max(1)).enumerate() {
             let first = share.start + number * rows;
-            self.attention(kernel, plan, kept, first, tile, unpacked, normalized, rest, trace)?;
+            self.attention(
+                kernel, plan, kept, first, tile, unpacked, normalized, known, rest, trace,
+            )?;
             trace.record(Stage::Attended, self.index, first * self.dim, TraceValues::I16(tile));
             self.mlp(kernel, first, tile, unpacked, normalized, rest, trace)?;
             trace.record(Stage::Tokens, self.index, first * self.dim, TraceValues::I16(tile));
@@ -194,7 +201,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Adds the attention's output to a tile of tokens, of which `first` is the first.
+    /// Adds the attention's output to a tile of tokens, of which `first` is the first. Where their norms are `known`, `normalized` holds them.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
     #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn attention<K: Kernel, T: Trace>(
@@ -206,24 +213,30 @@ impl<'a> Block<'a> {
         tile: &mut [i16],
         unpacked: &mut [i8],
         normalized: &mut [K::Factor],
+        known: bool,
         memory: &mut [u8],
         trace: &mut T,
     ) -> Option<()> {
         let count = tile.len() / self.dim.max(1);
+        let in_groups = count.next_multiple_of(K::ROWS);
         let width = self.width();
         let head_stride = stride::<K>(width);
         let mut memory = Rest(memory);
-        let queries = memory.take::<K::Factor>(count * self.heads * head_stride)?;
+        let queries = memory.take::<K::Factor>(in_groups * self.heads * head_stride)?;
         let scores = memory.take::<i32>(K::ROWS * plan.scores_stride())?;
-        let weights = memory.take::<i16>(K::ROWS * plan.weights_stride())?;
+        let weights = memory.take::<i16>(plan.weights_len(K::NEEDS))?;
 
-        let inputs = self.normalize(kernel, &self.norm1, tile, normalized);
+        if !known {
+            self.normalize(kernel, &self.norm1, tile, normalized);
+        }
+        let inputs = part(normalized, 0, in_groups * stride::<K>(self.dim));
         if padded(width) > width {
             queries.fill(K::Factor::zeroed());
         }
         self.qkv.apply(
             kernel,
             inputs,
+            count,
             0..self.dim.div_ceil(PANEL),
             unpacked,
             |row, output, values| {
@@ -246,17 +259,18 @@ impl<'a> Block<'a> {
         );
         queries
             .chunks_exact_mut(head_stride.max(1))
+            .take(count * self.heads)
             .for_each(|row| kernel.finish(row));
 
         // The heads' outputs take the place of the normalized tokens.
-        let joined = part_mut(normalized, 0, count * stride::<K>(self.dim));
+        let joined = part_mut(normalized, 0, in_groups * stride::<K>(self.dim));
         for head in 0..self.heads {
             let row_len = self.heads * head_stride;
             let softmax_multiplier = self.softmax_multiplier.get(head).unwrap_or(0);
             let groups = queries.chunks((K::ROWS * row_len).max(1));
             let outputs = joined.chunks_mut((K::ROWS * stride::<K>(self.dim)).max(1));
             for (group, (queries, joined)) in groups.zip(outputs).enumerate() {
-                let in_group = queries.len() / row_len.max(1);
+                let in_group = (count - group * K::ROWS).min(K::ROWS);
                 let queries = queries.get(head * head_stride..)?;
                 self.scores(kernel, plan, kept, head, queries, in_group, scores);
                 let mut means = [WeightedMean::new(0); MAX_ROWS];
@@ -276,7 +290,10 @@ impl<'a> Block<'a> {
                     let token = first + group * K::ROWS + row;
                     let at = (head * plan.tokens + token) * plan.tokens;
                     trace.record(Stage::Weights, self.index, at, TraceValues::I16(used));
-                    kernel.finish_weights(weights);
+                    for worker in 0..plan.workers {
+                        let share = plan.share(worker..worker + 1);
+                        kernel.finish_weights(part_mut(weights, share.start, padded(plan.kept(share.clone()).tokens)));
+                    }
                 }
                 self.mean_values(kernel, plan, kept, head, weights, means, |row, channel, values| {
                     let column = head * width + channel;
@@ -295,6 +312,7 @@ impl<'a> Block<'a> {
         }
         joined
             .chunks_exact_mut(stride::<K>(self.dim).max(1))
+            .take(count)
             .for_each(|row| kernel.finish(row));
         self.add_layer(kernel, &self.proj, joined, unpacked, tile);
         Some(())
@@ -391,15 +409,16 @@ impl<'a> Block<'a> {
         let count = tile.len() / self.dim.max(1);
         let width = self.fc2.inner;
         let hidden_stride = stride::<K>(width);
-        let hidden = Rest(memory).take::<K::Factor>(count * hidden_stride)?;
+        let hidden = Rest(memory).take::<K::Factor>(count.next_multiple_of(K::ROWS) * hidden_stride)?;
         if padded(width) > width {
             hidden.fill(K::Factor::zeroed());
         }
         let inputs = self.normalize(kernel, &self.norm2, tile, normalized);
-        self.trace_factors(kernel, trace, Stage::Norm2, first, inputs);
+        self.trace_factors(kernel, trace, Stage::Norm2, first, count, inputs);
         self.fc1.apply(
             kernel,
             inputs,
+            count,
             0..width.div_ceil(PANEL),
             unpacked,
             |row, output, values| {
@@ -417,12 +436,13 @@ impl<'a> Block<'a> {
         );
         hidden
             .chunks_exact_mut(hidden_stride.max(1))
+            .take(count)
             .for_each(|row| kernel.finish(row));
         self.add_layer(kernel, &self.fc2, hidden, unpacked, tile);
         Some(())
     }
 
-    /// Normalizes a tile of tokens into rows of factors; returns those.
+    /// Normalizes a tile of tokens into rows of factors; returns those, and what is left of the last group.
     #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn normalize<'o, K: Kernel>(
         &self,
@@ -439,7 +459,7 @@ impl<'a> Block<'a> {
             kernel.norm(norm, token, row);
             kernel.finish(row);
         }
-        part(out, 0, count * row_len)
+        part(out, 0, count.next_multiple_of(K::ROWS) * row_len)
     }
 
     /// Adds a layer's outputs to a tile of the residual stream.
@@ -455,6 +475,7 @@ impl<'a> Block<'a> {
         layer.apply(
             kernel,
             inputs,
+            tile.len() / self.dim.max(1),
             0..self.dim.div_ceil(PANEL),
             unpacked,
             |row, output, values| {
@@ -509,7 +530,7 @@ impl<'a> Block<'a> {
         self.dim / self.heads.max(1)
     }
 
-    /// Records rows of factors, of which `first` is the first token's.
+    /// Records `count` rows of factors, of which `first` is the first token's.
     #[inline(always)]
     fn trace_factors<K: Kernel, T: Trace>(
         &self,
@@ -517,12 +538,13 @@ impl<'a> Block<'a> {
         trace: &mut T,
         stage: Stage,
         first: usize,
+        count: usize,
         rows: &[K::Factor],
     ) {
         if !T::RECORDS {
             return;
         }
-        for (token, row) in (first..).zip(rows.chunks_exact(stride::<K>(self.dim).max(1))) {
+        for (token, row) in (first..first + count).zip(rows.chunks_exact(stride::<K>(self.dim).max(1))) {
             for column in 0..self.dim {
                 let value = row
                     .get(kernel.at(column))
@@ -534,7 +556,7 @@ impl<'a> Block<'a> {
 }
 
 /// The most rows that any kernel takes at once.
-const MAX_ROWS: usize = 12;
+const MAX_ROWS: usize = if cfg!(target_arch = "x86_64") { 32 } else { 4 };
 
 /// A channel of a head.
 #[derive(Clone, Copy)]

@@ -139,8 +139,8 @@ impl Default for Options<'_> {
 
 /// The most workers; more are taken for as many.
 const MAX_WORKERS: usize = 256;
-/// Rows of a tile with which weights are read seldom enough, and activations stay in a core's cache.
-const FAST_ROWS: usize = 96;
+/// The most bytes that a channel takes in a tile's rows of activations: so weights are read seldom, and a tile stays in a core's cache.
+const FAST_BYTES: usize = 224;
 
 /// A quantized encoder in its file's bytes.
 #[derive(Debug, Clone, Copy)]
@@ -221,8 +221,11 @@ impl<'a> Encoder<'a> {
     /// Bytes of scratch memory with which [`encode_with`](Self::encode_with) is fastest on a computer with caches.
     pub fn fast_scratch_len(&self, options: &Options<'_>, outputs: Outputs) -> usize {
         let plan = self.plan(options, outputs);
-        let rows = plan.tokens.div_ceil(plan.workers.max(1)).min(FAST_ROWS);
-        plan.len(self.back_end.needs(), rows)
+        let needs = self.back_end.needs();
+        // Tiles of about the same length.
+        let tokens = plan.largest_share();
+        let tiles = tokens.div_ceil(FAST_BYTES / needs.factor).max(1);
+        plan.len(needs, tokens.div_ceil(tiles))
     }
 
     pub(crate) fn plan(&self, options: &Options<'_>, outputs: Outputs) -> Plan {

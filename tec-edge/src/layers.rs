@@ -63,7 +63,7 @@ impl<'a> Linear<'a> {
         }
     }
 
-    /// Applies some panels of the layer to rows of factors, as many as `inputs` has: calls `emit(first row, first output, values)` for each
+    /// Applies some panels of the layer to `count` rows of factors; `inputs` may have more, which a kernel may read. Calls `emit(first row, first output, values)` for each
     /// panel and group of rows, with one value for each row and output, limited to i16. Outputs that do not exist are 0. `unpacked` has
     /// [`unpacked_len`](Self::unpacked_len) bytes.
     #[cfg_attr(target_arch = "x86_64", inline(always))]
@@ -71,6 +71,7 @@ impl<'a> Linear<'a> {
         &self,
         kernel: K,
         inputs: &[K::Factor],
+        count: usize,
         panels: Range<usize>,
         unpacked: &mut [i8],
         mut emit: impl FnMut(usize, usize, &[Lanes<i16>]),
@@ -81,8 +82,9 @@ impl<'a> Linear<'a> {
             let output = panel * PANEL;
             let weights = self.panel(panel, unpacked);
             let (bias, multiplier) = (self.bias.lanes(output), self.multiplier.lanes(output));
-            for (group, rows) in inputs.chunks((K::ROWS * stride).max(1)).enumerate() {
-                let count = rows.len() / stride.max(1);
+            let groups = inputs.chunks((K::ROWS * stride).max(1)).enumerate();
+            for (group, rows) in groups.take(count.div_ceil(K::ROWS)) {
+                let count = (count - group * K::ROWS).min(K::ROWS);
                 let (Some(sums), Some(values)) = (sums.as_mut().get_mut(..count), values.as_mut().get_mut(..count))
                 else {
                     continue;
@@ -166,7 +168,8 @@ pub(crate) fn linear<K: Kernel>(
     let row_len = stride::<K>(layer.inner);
     let rows = rows.chunks_exact(layer.inner.max(1));
     let outputs = out.len() / rows.len().max(1);
-    let (factors, memory) = factors(memory, rows.len() * row_len)?;
+    let count = rows.len();
+    let (factors, memory) = factors(memory, count * row_len)?;
     let (unpacked, _) = self::factors(memory, layer.unpacked_len())?;
     factors.fill(K::Factor::zeroed());
     for (row, factors) in rows.zip(factors.chunks_exact_mut(row_len.max(1))) {
@@ -180,6 +183,7 @@ pub(crate) fn linear<K: Kernel>(
     layer.apply(
         kernel,
         factors,
+        count,
         0..outputs.div_ceil(PANEL),
         unpacked,
         |row, output, values| {

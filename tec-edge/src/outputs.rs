@@ -140,6 +140,7 @@ impl<'a> Last<'_, 'a> {
         layer.apply(
             kernel,
             factors,
+            1,
             0..head.classes.div_ceil(PANEL),
             &mut [],
             |_, class, values| {

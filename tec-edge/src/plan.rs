@@ -119,7 +119,7 @@ impl Plan {
             false => 0,
         };
         let normalized = unpacked + factors(rows, g.dim);
-        let scores = buffer(4 * needs.rows * self.scores_stride()) + buffer(2 * needs.rows * self.weights_stride());
+        let scores = buffer(4 * needs.rows * self.scores_stride()) + buffer(2 * self.weights_len(needs));
         let sums = if self.last.mean {
             buffer(4 * g.dim) + buffer(2 * g.dim)
         } else {
@@ -181,11 +181,7 @@ impl Plan {
 
     /// The most rows of tiles of this many bytes, whole groups, but no more than a worker's tokens need.
     fn rows_that_fit(&self, needs: Needs, bytes: usize) -> Option<usize> {
-        let groups = self
-            .tokens
-            .div_ceil(self.workers.max(1))
-            .div_ceil(needs.rows.max(1))
-            .max(1);
+        let groups = self.largest_share().div_ceil(needs.rows.max(1)).max(1);
         let (mut least, mut most) = (0, groups);
         while least < most {
             let middle = (least + most).div_ceil(2);
@@ -211,6 +207,12 @@ impl Plan {
         bound(workers.start)..bound(workers.end)
     }
 
+    /// Tokens of the worker that has most.
+    pub(crate) fn largest_share(&self) -> usize {
+        let shares = (0..self.workers.max(1)).map(|worker| count(&self.share(worker..worker + 1)));
+        shares.max().unwrap_or(0)
+    }
+
     /// Bytes of the keys and values that some workers keep.
     pub(crate) fn kept_len(&self, workers: Range<usize>) -> usize {
         workers
@@ -230,6 +232,11 @@ impl Plan {
     /// Scores from one row to the next.
     pub(crate) fn scores_stride(&self) -> usize {
         self.tokens.saturating_add(PANEL)
+    }
+
+    /// Softmax weights of a group of rows.
+    pub(crate) fn weights_len(&self, needs: Needs) -> usize {
+        needs.rows * self.weights_stride() + needs.reach / 2
     }
 
     /// Softmax weights from one row to the next.

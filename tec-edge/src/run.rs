@@ -148,8 +148,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         let factors = Rest(part.tiles).take::<K::Factor>(layout.rows * row_len).ok_or(SHORT)?;
         for (number, tile) in patches.chunks_mut((layout.rows * dim).max(1)).enumerate() {
             let count = tile.len() / dim.max(1);
-            let factors = part_mut(factors, 0, count * row_len);
-            for (i, row) in factors.chunks_exact_mut(row_len.max(1)).enumerate() {
+            for (i, row) in factors.chunks_exact_mut(row_len.max(1)).take(count).enumerate() {
                 part_mut(row, patch_len, row_len - patch_len).fill(K::Factor::zeroed());
                 self.gather(self.patch(first + number * layout.rows + i), row)?;
                 self.kernel.finish(row);
@@ -157,6 +156,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             projection.apply(
                 self.kernel,
                 factors,
+                count,
                 0..dim.div_ceil(PANEL),
                 &mut [],
                 |row, output, values| {

@@ -136,7 +136,7 @@ fn forged(at: usize, value: u32) -> Result<(), Error> {
 fn forged_headers_are_named() {
     let header = |what, value| Err(Error::Header { what, value });
     let unsupported = |what, value| Err(Error::Unsupported { what, value });
-    assert_eq!(forged(8, 1), Err(Error::Version { expected: 3, actual: 1 }));
+    assert_eq!(forged(8, 1), Err(Error::Version { expected: 4, actual: 1 }));
     assert!(matches!(forged(16, 0), Err(Error::Checksum { expected: 0, .. })));
     assert_eq!(forged(20, 1), unsupported("flags", 1));
     assert_eq!(forged(24, 3), header("image_size", 3));
@@ -389,11 +389,11 @@ fn every_word(file: &[u8]) {
 }
 
 #[test]
-fn only_version_three_is_read() {
+fn only_version_four_is_read() {
     for version in (0..1000).chain([1 << 8, 1 << 16, 1 << 24, 1 << 31, u32::MAX]) {
         let expected = match version {
-            3 => Ok(()),
-            actual => Err(Error::Version { expected: 3, actual }),
+            4 => Ok(()),
+            actual => Err(Error::Version { expected: 4, actual }),
         };
         assert_eq!(forged(8, version), expected);
     }

@@ -251,7 +251,7 @@ fn weighted_values() {
             (0..len).map(one).collect()
         };
         let rows = 1 + case % 9;
-        let weights: Vec<i16> = many(rows * tokens, -4095, 4095).iter().map(|&w| w as i16).collect();
+        let weights: Vec<i16> = many(rows * tokens, 0, 4095).iter().map(|&w| w as i16).collect();
         let values: Vec<i8> = many(channels * tokens, -128, 127).iter().map(|&v| v as i8).collect();
         let mut panels = vec![0; panel::panels_len(channels, tokens)];
         panel::pack(&values, tokens, &mut panels);

@@ -26,7 +26,7 @@ Constants = dict[str, Any]
 MAGIC = bytes.fromhex("544543454E431A0A")
 HEADER_LENGTH = 144
 ENTRY_LENGTH = 16
-VERSION = 3
+VERSION = 4
 GEOMETRY = ("image_size", "patch_size", "channels", "dim", "depth", "heads", "hidden")
 HEADER_NUMBERS = GEOMETRY + (
     "embedding", "fc_norm", "epsilon", "residual_bits", "class_bits", "mean_bits", "patch_bits", "patch_shift",
@@ -228,9 +228,10 @@ def layout(h: Constants, name_length: int) -> list[Section]:
     ]
 
 
-def aligned(offset: int) -> int:
-    """`offset` rounded up to a multiple of 16."""
-    return -(-offset // 16) * 16
+def aligned(offset: int, section: Section) -> int:
+    """`offset` rounded up to where the section may begin: a multiple of 64 for weight matrices, of 16 for others."""
+    boundary = 64 if section.is_matrix else 16
+    return -(-offset // boundary) * boundary
 
 
 def exact(source: Constants, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray:
@@ -313,7 +314,7 @@ def write(constants: Constants) -> bytes:
         source = constants["blocks"][section.block] if 16 <= section.kind < 64 else constants
         content = section_bytes(section, source)
         assert len(content) == section.length
-        offset = aligned(end)
+        offset = aligned(end, section)
         table += struct.pack("<2H3I", section.kind, section.block, offset, section.length, 0)
         body += bytes(offset - end) + content
         end = offset + section.length
@@ -359,7 +360,7 @@ def read(data: bytes) -> Constants:
     sections = layout(constants, name_length)
     end = HEADER_LENGTH + ENTRY_LENGTH * len(sections)
     for number, section in enumerate(sections):
-        offset = aligned(end)
+        offset = aligned(end, section)
         entry = struct.unpack_from("<2H3I", data, HEADER_LENGTH + ENTRY_LENGTH * number)
         expected = (section.kind, section.block, offset, section.length, 0)
         require(entry == expected, f"entry {number} of the section table: {expected} expected, not {entry}")

@@ -373,7 +373,7 @@ class Files(unittest.TestCase):
     def test_refused_headers(self) -> None:
         u32 = partial(struct.pack, "<I")
         for number, offset, value, message in (
-            (0, 8, u32(2), "version: 3 expected"),
+            (0, 8, u32(2), "version: 4 expected"),
             (0, 56, u32(2), "fc_norm: 2"),
             (0, 75, b"\x01", "logit_bits without a head: 1"),
             (0, 112, b"\x10", "head_bits without a head: 16"),

@@ -9,7 +9,7 @@ use crate::panel::QUAD;
 /// The first eight bytes of a file. The end-of-file and line-feed characters show transfers that change text.
 pub const MAGIC: [u8; 8] = *b"TECENC\x1a\n";
 /// The version this library reads and writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 144;
 /// Longest name in bytes.

@@ -1,6 +1,6 @@
 //! The encoder file: `docs/encoder-file.md` in code, for the reader and for writers.
 //!
-//! A file is a header of [`HEADER_LEN`] bytes, a table of sections, and the sections, each at a 16-byte boundary. Which
+//! A file is a header of [`HEADER_LEN`] bytes, a table of sections, and the sections, each at its boundary ([`Section::boundary`]). Which
 //! sections there are, in which order and how long they are follows from the header alone ([`sections`]), so the reader
 //! accepts exactly one layout.
 

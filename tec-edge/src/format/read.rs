@@ -1,7 +1,7 @@
 //! The reader: everything is checked once.
 
 use super::header::{MAGIC, MAX_EPSILON, MAX_SHIFT, NORM_BITS, VERSION};
-use super::section::{Content, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, TABLE_ENTRY_LEN, sections};
+use super::section::{Content, MAX_BIAS, MAX_DROP, Placed, SCALES_EPSILON_AT, TABLE_ENTRY_LEN, sections, table_end};
 use super::{BLOCK_SECTIONS, HEAD_SECTIONS, HEADER_LEN, Header, Section, checksum};
 use crate::int4;
 use crate::panel::padding_is_zero;
@@ -54,7 +54,7 @@ impl<'a> File<'a> {
     }
 
     fn check_sections(&self) -> Result<(), Error> {
-        let mut end = None;
+        let mut end = table_end(&self.header);
         for (index, expected) in sections(&self.header).enumerate() {
             let invalid = |reason| Error::Section {
                 section: expected.section,
@@ -72,24 +72,23 @@ impl<'a> File<'a> {
             {
                 return Err(invalid("kind, block, offset or length do not follow from the header"));
             }
-            // The first section follows the table, at once since both are multiples of 16.
-            let gap = end.unwrap_or(expected.offset)..expected.offset;
+            let gap = end..expected.offset;
             if self.slice(gap).is_none_or(|gap| gap.iter().any(|&byte| byte != 0)) {
                 return Err(invalid("the bytes before it are not zero"));
             }
-            end = Some(expected.offset + expected.len);
+            end = expected.offset + expected.len;
             let content = self
                 .placed(&expected)
                 .ok_or(invalid("it reaches beyond the file's end"))?;
             check_content(expected.section.content(&self.header), content).map_err(invalid)?;
         }
-        match end {
-            Some(end) if end == self.bytes.len() as u64 => Ok(()),
-            _ => Err(Error::Header {
+        if end != self.bytes.len() as u64 {
+            return Err(Error::Header {
                 what: "total length",
                 value: self.bytes.len() as u64,
-            }),
+            });
         }
+        Ok(())
     }
 
     /// Kind, block, offset and length of an entry of the table whose last word is zero.

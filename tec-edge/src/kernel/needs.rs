@@ -11,6 +11,8 @@ pub(crate) struct Needs {
     pub(crate) rows: usize,
     /// Activations behind each row.
     pub(crate) tail: usize,
+    /// Bytes behind the last row of softmax weights that it reads, though what they are does not matter.
+    pub(crate) reach: usize,
 }
 
 impl Needs {
@@ -30,9 +32,19 @@ impl Needs {
     pub(crate) const AVX_VNNI: Self = Self::new(1, 6, 4);
     #[allow(dead_code, reason = "of another processor")]
     pub(crate) const AVX512_VNNI: Self = Self::new(1, 12, 4);
+    #[allow(dead_code, reason = "of another processor")]
+    pub(crate) const AMX: Self = Self {
+        reach: 60,
+        ..Self::new(1, 32, 0)
+    };
 
     const fn new(factor: usize, rows: usize, tail: usize) -> Self {
-        Self { factor, rows, tail }
+        Self {
+            factor,
+            rows,
+            tail,
+            reach: 0,
+        }
     }
 
     /// Activations from one row to the next.
@@ -47,7 +59,7 @@ impl Needs {
 }
 
 /// All kernels, those for devices first.
-const ALL: [(&str, Needs); 10] = [
+const ALL: [(&str, Needs); 11] = [
     ("scalar", Needs::SCALAR),
     ("dsp", Needs::DSP),
     ("helium", Needs::HELIUM),
@@ -58,6 +70,7 @@ const ALL: [(&str, Needs); 10] = [
     ("avx2", Needs::AVX2),
     ("avx-vnni", Needs::AVX_VNNI),
     ("avx512-vnni", Needs::AVX512_VNNI),
+    ("amx", Needs::AMX),
 ];
 
 /// Their names.

@@ -24,6 +24,14 @@ impl Avx512 {
     pub(crate) fn new() -> Option<Self> {
         has_avx512().then(Avx2::new).flatten().map(Self)
     }
+
+    /// Of each 64 numbers, and of what is left, all lower bytes, then all upper ones.
+    #[cfg(tec_amx)]
+    #[inline(always)]
+    pub(super) fn split_bytes(self, numbers: &mut [i16]) {
+        // SAFETY: the value of this type proves that the processor has the instructions.
+        unsafe { values::split_bytes(numbers) }
+    }
 }
 
 #[cfg(feature = "std")]

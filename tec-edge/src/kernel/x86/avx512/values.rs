@@ -247,6 +247,33 @@ fn exponential(index: __m512i) -> __m512i {
     ))
 }
 
+/// See [`Avx512::split_bytes`](super::Avx512::split_bytes).
+#[cfg(tec_amx)]
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+pub(super) fn split_bytes(numbers: &mut [i16]) {
+    let bytes = |half| {
+        (
+            _mm512_cvtepi16_epi8(half),
+            _mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(half)),
+        )
+    };
+    let (whole, rest) = numbers.as_chunks_mut::<64>();
+    for numbers in whole {
+        let [first, second]: [Lanes<i32>; 2] = cast(*numbers);
+        let (first, second) = (bytes(load(&first)), bytes(load(&second)));
+        *numbers = cast([[first.0, second.0], [first.1, second.1]]);
+    }
+    let mut last = [0; 64];
+    let len = rest.len();
+    last.iter_mut().zip(&*rest).for_each(|(to, from)| *to = *from);
+    let bytes = last.map(i16::to_le_bytes);
+    let (low, high) = bytemuck::cast_slice_mut::<_, u8>(rest).split_at_mut(len);
+    for ((low, high), bytes) in low.iter_mut().zip(high).zip(bytes) {
+        [*low, *high] = bytes;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
