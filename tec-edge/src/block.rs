@@ -124,21 +124,32 @@ impl<'a> Block<'a> {
             let panels = self.dim / PANEL..(3 * self.dim).div_ceil(PANEL);
             self.qkv
                 .apply(kernel, inputs, count, panels, unpacked, |row, output, values| {
-                    let rows = (first + row..).zip(values);
+                    let mut token = first + row;
                     if let (Some((which, channel)), false) = (self.whole_panel(output), T::RECORDS) {
-                        let (keys, values) = (shape.keys(channel.head), shape.values(channel.head));
-                        for (token, lanes) in rows {
-                            let lanes = kernel.narrow(lanes);
-                            if which == 1 {
+                        if which == 1 {
+                            let keys = shape.keys(channel.head);
+                            for (token, lanes) in (token..).zip(values) {
+                                let lanes = kernel.narrow(lanes);
                                 put_key(kernel, &lanes, kept, keys + place(token, channel.number, width));
-                            } else {
-                                let panel = values + place(channel.number, 0, shape.tokens);
-                                put_value(&lanes, kept, panel, token);
                             }
+                            return;
+                        }
+                        let panel = shape.values(channel.head) + place(channel.number, 0, shape.tokens);
+                        let mut values = values;
+                        if K::LARGE && token.is_multiple_of(QUAD) {
+                            let (quads, rest) = values.as_chunks::<QUAD>();
+                            for quad in quads {
+                                put_values(&quad.map(|lanes| kernel.narrow(&lanes)), kept, panel, token);
+                                token += QUAD;
+                            }
+                            values = rest;
+                        }
+                        for (token, lanes) in (token..).zip(values) {
+                            put_value(&kernel.narrow(lanes), kept, panel, token);
                         }
                         return;
                     }
-                    for (token, values) in rows {
+                    for (token, values) in (token..).zip(values) {
                         for (channel, value) in self.channels(output, 1, values) {
                             let at = shape.keys(channel.head) + place(token, channel.number, width);
                             write(kept, at, kernel.key(value));
@@ -333,6 +344,8 @@ impl<'a> Block<'a> {
     ) {
         let row_len = self.heads * stride::<K>(self.width());
         let panel_len = (PANEL * padded(self.width())).max(1);
+        let mut found = K::Sums::ZERO;
+        let found = part_mut(found.as_mut(), 0, in_group);
         let mut at = 0;
         for worker in 0..plan.workers {
             let share = plan.share(worker..worker + 1);
@@ -340,8 +353,6 @@ impl<'a> Block<'a> {
             let keys = part(kept, at + shape.keys(head), shape.keys_len());
             // What a share's last panel has too much is overwritten by the next share, or lies behind the last token.
             for (panel, keys) in keys.chunks_exact(panel_len).enumerate() {
-                let mut found = K::Sums::ZERO;
-                let found = part_mut(found.as_mut(), 0, in_group);
                 kernel.scores(queries, row_len, keys, found);
                 for (row, found) in scores.chunks_exact_mut(plan.scores_stride()).zip(&*found) {
                     let slots = part_mut(row, share.start + panel * PANEL, PANEL);
@@ -396,7 +407,7 @@ impl<'a> Block<'a> {
     /// Adds the MLP's output to a tile of tokens, of which `first` is the first.
     #[expect(clippy::too_many_arguments, reason = "one phase with its memory")]
     #[cfg_attr(target_arch = "x86_64", inline(always))]
-    fn mlp<K: Kernel>(
+    fn mlp<K: Kernel, T: Trace>(
         &self,
         kernel: K,
         first: usize,
@@ -404,7 +415,7 @@ impl<'a> Block<'a> {
         unpacked: &mut [i8],
         normalized: &mut [K::Factor],
         memory: &mut [u8],
-        trace: &mut impl Trace,
+        trace: &mut T,
     ) -> Option<()> {
         let count = tile.len() / self.dim.max(1);
         let width = self.fc2.inner;
@@ -422,15 +433,22 @@ impl<'a> Block<'a> {
             0..width.div_ceil(PANEL),
             unpacked,
             |row, output, values| {
-                for (token, values) in (row..).zip(values) {
-                    let used = PANEL.min(width - output);
-                    let before = kernel.narrow(values);
-                    let after = kernel.gelu(self.gelu, &before);
-                    let row = part_mut(hidden, token * hidden_stride, padded(width));
-                    kernel.put(&after, row, output);
-                    let at = (first + token) * width + output;
-                    trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
-                    trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(&after, 0, used)));
+                let used = PANEL.min(width - output);
+                let together = if K::LARGE { 2 } else { 1 };
+                for (row, values) in (row..).step_by(together).zip(values.chunks(together)) {
+                    let mut two = [[0; PANEL]; 2];
+                    let two = part_mut(&mut two, 0, values.len());
+                    kernel.gelu(self.gelu, values, two);
+                    for (token, (before, lanes)) in (row..).zip(values.iter().zip(&*two)) {
+                        let row = part_mut(hidden, token * hidden_stride, padded(width));
+                        kernel.put(lanes, row, output);
+                        let at = (first + token) * width + output;
+                        if T::RECORDS {
+                            let before = kernel.narrow(before);
+                            trace.record(Stage::Fc1, self.index, at, TraceValues::I8(part(&before, 0, used)));
+                        }
+                        trace.record(Stage::Hidden, self.index, at, TraceValues::I8(part(lanes, 0, used)));
+                    }
                 }
             },
         );
@@ -581,10 +599,17 @@ pub(crate) fn add(slots: &mut [i16], values: &Lanes<i16>) {
 /// Keeps a panel's channels of a key, of which the first lies at `at`.
 #[inline(always)]
 fn put_key<K: Kernel>(kernel: K, values: &Lanes<i8>, kept: &mut [i8], at: usize) {
-    let quads = part_mut(kept, at, PANEL * PANEL).chunks_mut(PANEL * QUAD);
-    for (slots, quad) in quads.zip(values.as_chunks::<QUAD>().0) {
-        if let Some(slots) = slots.first_chunk_mut() {
-            *slots = quad.map(|value| kernel.key(value));
+    let values = values.map(|value| kernel.key(value));
+    // The last quad ends where the panel may.
+    const LEN: usize = (PANEL / QUAD - 1) * (PANEL * QUAD) + QUAD;
+    if let Some(slots) = kept.get_mut(at..).and_then(<[i8]>::first_chunk_mut::<LEN>) {
+        for (number, quad) in values.as_chunks::<QUAD>().0.iter().enumerate() {
+            if let Some(slots) = slots
+                .get_mut(number * (PANEL * QUAD)..)
+                .and_then(<[i8]>::first_chunk_mut)
+            {
+                *slots = *quad;
+            }
         }
     }
 }
@@ -597,6 +622,15 @@ fn put_value(values: &Lanes<i8>, kept: &mut [i8], at: usize, token: usize) {
         for (slots, &value) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(values) {
             slots[token % QUAD] = value;
         }
+    }
+}
+
+/// As [`put_value`], of the four tokens of a quad, of which `token` is the first.
+#[inline(always)]
+fn put_values(values: &[Lanes<i8>; QUAD], kept: &mut [i8], at: usize, token: usize) {
+    let quads = kept.get_mut(at + token / QUAD * (PANEL * QUAD)..).unwrap_or_default();
+    if let Some(quad) = quads.first_chunk_mut::<{ PANEL * QUAD }>() {
+        *quad = core::array::from_fn(|i| values[i % QUAD][i / QUAD]);
     }
 }
 

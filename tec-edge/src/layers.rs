@@ -132,7 +132,8 @@ impl Norm<'_> {
     }
 
     /// A token's values after `shift` fractional bits are dropped, limited to i16.
-    #[inline(never)]
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(never))]
     pub(crate) fn output(&self, token: &[i16], shift: u32, out: &mut [i16]) {
         self.row(token, out, |slot, value| {
             *slot = saturate_i16(round_shift(value, shift))

@@ -12,6 +12,7 @@ use crate::plan::Rest;
 use crate::views::{I32s, part_mut};
 
 /// Writes the outputs that are wanted; `tokens` has the class token first. `None` where the memory does not suffice.
+#[cfg_attr(target_arch = "x86_64", inline(always))]
 pub(crate) fn write<K: Kernel>(
     encoder: &Encoder<'_>,
     kernel: K,
@@ -64,6 +65,7 @@ impl<'a> Last<'_, 'a> {
         self.encoder.file().outside(section)
     }
 
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn norm(&self) -> Norm<'a> {
         Norm {
             multiplier: I32s(self.section(Section::NormMultiplier)),
@@ -73,12 +75,14 @@ impl<'a> Last<'_, 'a> {
         }
     }
 
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn normalized(&self, token: &[i16], bits: i8, out: &mut [i16]) {
         let norm = self.norm();
         norm.output(token, norm.bits.saturating_add_signed(-i32::from(bits)), out);
     }
 
     /// A class or patch token.
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn token(&self, token: &[i16], bits: i8, out: &mut [i16]) {
         match self.header.fc_norm {
             true => out.iter_mut().zip(token).for_each(|(slot, &value)| *slot = value),
@@ -86,6 +90,7 @@ impl<'a> Last<'_, 'a> {
         }
     }
 
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn mean(&self, patches: &[i16], memory: &mut Rest<'_>, out: &mut [i16]) -> Option<()> {
         let dim = self.header.geometry.dim.max(1);
         let mut memory = Rest(memory.0);
@@ -112,6 +117,7 @@ impl<'a> Last<'_, 'a> {
     }
 
     /// The head's outputs for an embedding.
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn logits<K: Kernel>(&self, kernel: K, embedding: &[i16], memory: Rest<'_>, out: &mut [i16]) -> Option<()> {
         let mut memory = memory;
         let head = self.header.head?;

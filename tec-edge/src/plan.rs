@@ -208,6 +208,7 @@ impl Plan {
     }
 
     /// Tokens of the worker that has most.
+    #[inline(never)]
     pub(crate) fn largest_share(&self) -> usize {
         let shares = (0..self.workers.max(1)).map(|worker| count(&self.share(worker..worker + 1)));
         shares.max().unwrap_or(0)

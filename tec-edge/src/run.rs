@@ -8,7 +8,7 @@ use crate::encoder::{Encoder, Image, Options, Output};
 use crate::format::{Precision, Section};
 use crate::kernel::{Kernel, Work};
 use crate::layers::{Linear, stride};
-use crate::panel::PANEL;
+use crate::panel::{PANEL, QUAD};
 use crate::plan::{Memory, Part, Plan, Rest, count};
 use crate::team::Team;
 use crate::trace::{NoTrace, Stage, Trace, TraceValues};
@@ -65,6 +65,16 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                 tiles,
                 trace,
             )?;
+        }
+        // As with a block's functions: elsewhere that would only keep the compiler from leaving out what nobody asks for.
+        if cfg!(target_arch = "x86_64") {
+            let last = Last {
+                run: self,
+                tokens,
+                tiles,
+                out,
+            };
+            return self.kernel.with(last).ok_or(SHORT);
         }
         outputs::write(self.encoder, self.kernel, tokens, tiles, out).ok_or(SHORT)
     }
@@ -180,6 +190,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
     }
 
     /// Collects one patch, `[patch_size, patch_size, channels]`, as factors of centered pixels.
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
     fn gather(&self, patch: usize, out: &mut [K::Factor]) -> Result<(), Error> {
         let geometry = self.encoder.geometry();
         let channels = geometry.channels;
@@ -192,7 +203,7 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
         } else {
             1
         };
-        let mut put = |i: usize, pixel| {
+        let put = |out: &mut [K::Factor], i: usize, pixel| {
             if let Some(slot) = out.get_mut(self.kernel.at(i)) {
                 *slot = self.kernel.factor(center_pixel(pixel));
             }
@@ -201,11 +212,21 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
             let start = (top + y) * geometry.image_size * channels + left;
             let place = y * row_len;
             match self.image {
+                Image::Pixels(pixels) if K::LARGE && row_len.is_multiple_of(QUAD) => {
+                    let (whole, rest) = part(pixels, start, row_len).as_chunks::<PANEL>();
+                    for (number, lanes) in whole.iter().enumerate() {
+                        self.kernel.put(&lanes.map(center_pixel), out, place + number * PANEL);
+                    }
+                    let place = place + whole.len() * PANEL;
+                    rest.iter()
+                        .enumerate()
+                        .for_each(|(x, &pixel)| put(out, place + x, pixel));
+                }
                 // A grey pixel stands for all channels.
                 Image::Pixels(pixels) | Image::Grey(pixels) => {
                     let row = part(pixels, start / repeat, row_len / repeat);
                     for (x, &pixel) in row.iter().enumerate() {
-                        (0..repeat).for_each(|i| put(place + x * repeat + i, pixel));
+                        (0..repeat).for_each(|i| put(out, place + x * repeat + i, pixel));
                     }
                 }
                 Image::Normalized(values) => {
@@ -215,7 +236,11 @@ impl<K: Kernel, T: Team> Run<'_, '_, K, T> {
                     for (x, (&value, (&mean, &std))) in row.iter().zip(constants).enumerate() {
                         let (multiplier, offset) = pixel_constants(mean, std);
                         let pixel = pixel_from_f32(value, multiplier, offset);
-                        put(place + x, pixel.map_err(|_| Error::NotANumber { index: start + x })?);
+                        put(
+                            out,
+                            place + x,
+                            pixel.map_err(|_| Error::NotANumber { index: start + x })?,
+                        );
                     }
                 }
             }
@@ -249,6 +274,23 @@ impl<K: Kernel, T: Team, R: Trace> Work for Share<'_, '_, '_, K, T, R> {
                 .attention_and_mlp(kernel, plan, *rows, kept, self.part, self.trace)
                 .ok_or(SHORT),
         }
+    }
+}
+
+/// What is left when all blocks are done.
+struct Last<'s, 'r, 'a, K, T> {
+    run: &'s Run<'r, 'a, K, T>,
+    tokens: &'s [i16],
+    tiles: &'s mut [u8],
+    out: Output<'s>,
+}
+
+impl<K: Kernel, T> Work for Last<'_, '_, '_, K, T> {
+    type Result = Option<()>;
+
+    #[cfg_attr(target_arch = "x86_64", inline(always))]
+    fn run(self) -> Self::Result {
+        outputs::write(self.run.encoder, self.run.kernel, self.tokens, self.tiles, self.out)
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     const ROWS: usize = Self::NEEDS.rows;
     /// Factors behind each row that the kernel uses for itself.
     const TAIL: usize = Self::NEEDS.tail;
+    /// Whether a faster way is worth its code: not where flash is small.
+    const LARGE: bool = Self::ROWS > 4;
     /// What of this the scratch memory is planned with.
     const NEEDS: Needs;
 
@@ -101,10 +103,12 @@ pub(crate) trait Kernel: Copy + Send + Sync {
         values.map(|value| value.clamp(i8::MIN.into(), i8::MAX.into()) as i8)
     }
 
-    /// The table's entries for a layer's outputs.
+    /// The table's entries for a layer's outputs, which are limited to i8 before, of one or two tokens.
     #[inline(always)]
-    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
-        values.map(|value| gelu(table, value))
+    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &[Lanes<i16>], found: &mut [Lanes<i8>]) {
+        for (found, values) in found.iter_mut().zip(values) {
+            *found = self.narrow(values).map(|value| gelu(table, value));
+        }
     }
 
     /// Puts activations into a row, `first` and the following, a multiple of a quad; those that the row has no place for are left out.

@@ -12,10 +12,10 @@ use crate::layers::stride;
 use crate::panel::{PANEL, pack, padded, panels_len};
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,7 +24,7 @@ impl Random {
     }
 
     /// i8 of the whole range, the ends often.
-    fn bytes(&mut self, count: usize) -> Vec<i8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<i8> {
         let byte = |x: u64| match x >> 60 {
             0 => i8::MIN,
             1 => i8::MAX,
@@ -134,9 +134,18 @@ pub(crate) fn check_means<K: Kernel>(kernel: K) {
 /// Every activation's entry of a table with no two neighbors alike.
 pub(crate) fn check_gelu<K: Kernel>(kernel: K) {
     let table: [i8; 256] = core::array::from_fn(|i| (i * 37 % 256) as u8 as i8);
-    for first in (-128..128).step_by(PANEL) {
-        let values: Lanes<i8> = core::array::from_fn(|i| (first + i as i32) as i8);
-        let expected = values.map(|value| table[(i32::from(value) + 128) as usize]);
-        assert_eq!(kernel.gelu(&table, &values), expected);
+    let all: Vec<Lanes<i16>> = (-144..144)
+        .step_by(PANEL)
+        .map(|first| core::array::from_fn(|i| first + i as i16))
+        .chain([[i16::MIN; PANEL], [i16::MAX; PANEL]])
+        .collect();
+    for values in all.chunks(1).chain(all.chunks(2)) {
+        let expected: Vec<_> = values
+            .iter()
+            .map(|lanes| lanes.map(|value| table[(i32::from(value).clamp(-128, 127) + 128) as usize]))
+            .collect();
+        let mut found = vec![[0; PANEL]; values.len()];
+        kernel.gelu(&table, values, &mut found);
+        assert_eq!(found, expected);
     }
 }

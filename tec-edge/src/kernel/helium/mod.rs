@@ -132,24 +132,32 @@ impl Kernel for Helium {
     }
 
     #[inline(always)]
-    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
-        let mut found = MaybeUninit::<Lanes<i8>>::uninit();
-        // SAFETY: reads 16 bytes, and one of 256 for each of them; writes 16, all of `found`.
-        unsafe {
-            asm!(
-                "vldrb.u8 q0, [{values}]",
-                "vmov.i8 q1, #0x80",
-                "veor q0, q0, q1",
-                "vldrb.u8 q1, [{table}, q0]",
-                "vstrb.8 q1, [{found}]",
-                values = in(reg) values,
-                table = in(reg) table,
-                found = in(reg) found.as_mut_ptr(),
-                out("d0") _, out("d1") _, out("d2") _, out("d3") _,
-                options(nostack),
-            );
-            found.assume_init()
+    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &[Lanes<i16>], found: &mut [Lanes<i8>]) {
+        for (found, values) in found.iter_mut().zip(values) {
+            *found = entries(table, &self.narrow(values));
         }
+    }
+}
+
+/// The table's entries for sixteen values.
+#[inline(always)]
+fn entries(table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
+    let mut found = MaybeUninit::<Lanes<i8>>::uninit();
+    // SAFETY: reads 16 bytes, and one of 256 for each of them; writes 16, all of `found`.
+    unsafe {
+        asm!(
+            "vldrb.u8 q0, [{values}]",
+            "vmov.i8 q1, #0x80",
+            "veor q0, q0, q1",
+            "vldrb.u8 q1, [{table}, q0]",
+            "vstrb.8 q1, [{found}]",
+            values = in(reg) values,
+            table = in(reg) table,
+            found = in(reg) found.as_mut_ptr(),
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _,
+            options(nostack),
+        );
+        found.assume_init()
     }
 }
 

@@ -4,6 +4,8 @@
 //! tail. Softmax weights have twelve bits: their lower and upper bytes are two tiles of unsigned factors.
 
 mod product;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use bytemuck::cast_slice;
@@ -122,8 +124,8 @@ impl Kernel for Amx {
     }
 
     #[inline(always)]
-    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
-        self.vectors.gelu(table, values)
+    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &[Lanes<i16>], found: &mut [Lanes<i8>]) {
+        self.vectors.gelu(table, values, found);
     }
 
     #[inline(always)]

@@ -146,9 +146,9 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
-    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
+    fn gelu(self, table: &[i8; GELU_TABLE_LEN], values: &[Lanes<i16>], found: &mut [Lanes<i8>]) {
         // SAFETY: the value of this type proves that the processor has the instructions.
-        unsafe { values::gelu(table, values) }
+        unsafe { values::gelu(table, values, found) }
     }
 
     #[inline(always)]

@@ -46,23 +46,35 @@ pub(super) fn requantize(
     }
 }
 
-/// The table is four registers of pairs of entries.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+/// The table is four registers of pairs of entries. Two tokens at once.
+#[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-pub(super) fn gelu(table: &[i8; GELU_TABLE_LEN], values: &Lanes<i8>) -> Lanes<i8> {
+pub(super) fn gelu(table: &[i8; GELU_TABLE_LEN], values: &[Lanes<i16>], found: &mut [Lanes<i8>]) {
     let (quarters, _) = table.as_chunks::<64>();
     // SAFETY: each quarter has 64 bytes.
     let quarter = |i: usize| unsafe { _mm512_loadu_si512(quarters[i].as_ptr().cast()) };
     // The table begins at -128.
-    let index = _mm256_xor_si256(_mm256_cvtepi8_epi16(cast(*values)), _mm256_set1_epi16(0x80));
-    let index = _mm256_and_si256(index, _mm256_set1_epi16(0xFF));
-    let pair = _mm512_castsi256_si512(_mm256_srli_epi16::<1>(index));
-    let low = _mm512_permutex2var_epi16(quarter(0), pair, quarter(1));
-    let high = _mm512_permutex2var_epi16(quarter(2), pair, quarter(3));
-    let second_half = _mm256_movepi16_mask(_mm256_slli_epi16::<8>(index));
-    let pairs = _mm256_mask_blend_epi16(second_half, _mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
-    let shift = _mm256_slli_epi16::<3>(_mm256_and_si256(index, _mm256_set1_epi16(1)));
-    cast(_mm256_cvtepi16_epi8(_mm256_srlv_epi16(pairs, shift)))
+    let (least, most) = (_mm512_set1_epi16(i8::MIN.into()), _mm512_set1_epi16(i8::MAX.into()));
+    let gelu = |two: [Lanes<i16>; 2]| -> [Lanes<i8>; 2] {
+        let limited = _mm512_min_epi16(_mm512_max_epi16(load(&cast(two)), least), most);
+        let index = _mm512_sub_epi16(limited, least);
+        let pair = _mm512_srli_epi16::<1>(index);
+        let low = _mm512_permutex2var_epi16(quarter(0), pair, quarter(1));
+        let high = _mm512_permutex2var_epi16(quarter(2), pair, quarter(3));
+        let second_half = _mm512_movepi16_mask(_mm512_slli_epi16::<8>(index));
+        let pairs = _mm512_mask_blend_epi16(second_half, low, high);
+        let shift = _mm512_slli_epi16::<3>(_mm512_and_si512(index, _mm512_set1_epi16(1)));
+        cast(_mm512_cvtepi16_epi8(_mm512_srlv_epi16(pairs, shift)))
+    };
+    let (pairs, rest) = values.as_chunks();
+    let (found_pairs, found_rest) = found.as_chunks_mut();
+    found_pairs
+        .iter_mut()
+        .zip(pairs)
+        .for_each(|(found, &pair)| *found = gelu(pair));
+    for (found, &values) in found_rest.iter_mut().zip(rest) {
+        [*found, _] = gelu([values; 2]);
+    }
 }
 
 /// Means of values with 16 fractional bits, scaled. `shift` is 1 to 62.
@@ -249,7 +261,7 @@ fn exponential(index: __m512i) -> __m512i {
 
 /// See [`Avx512::split_bytes`](super::Avx512::split_bytes).
 #[cfg(tec_amx)]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 pub(super) fn split_bytes(numbers: &mut [i16]) {
     let bytes = |half| {
@@ -264,13 +276,27 @@ pub(super) fn split_bytes(numbers: &mut [i16]) {
         let (first, second) = (bytes(load(&first)), bytes(load(&second)));
         *numbers = cast([[first.0, second.0], [first.1, second.1]]);
     }
-    let mut last = [0; 64];
+    // What is left, 32 numbers at a time, only those that there are.
     let len = rest.len();
-    last.iter_mut().zip(&*rest).for_each(|(to, from)| *to = *from);
-    let bytes = last.map(i16::to_le_bytes);
-    let (low, high) = bytemuck::cast_slice_mut::<_, u8>(rest).split_at_mut(len);
-    for ((low, high), bytes) in low.iter_mut().zip(high).zip(bytes) {
-        [*low, *high] = bytes;
+    let at = rest.as_mut_ptr();
+    let mask = |first: usize| match len.saturating_sub(first) {
+        0 => 0,
+        count @ 1..32 => (1u32 << count) - 1,
+        _ => u32::MAX,
+    };
+    // SAFETY: the masks leave out what is not in the slice, whose lower half gets the lower bytes.
+    unsafe {
+        let (first, second) = (
+            _mm512_maskz_loadu_epi16(mask(0), at),
+            _mm512_maskz_loadu_epi16(mask(32), at.wrapping_add(32)),
+        );
+        let (first, second) = (bytes(first), bytes(second));
+        let bytes = at.cast::<i8>();
+        _mm256_mask_storeu_epi8(bytes, mask(0), first.0);
+        _mm256_mask_storeu_epi8(bytes.wrapping_add(32), mask(32), second.0);
+        let bytes = bytes.wrapping_add(len);
+        _mm256_mask_storeu_epi8(bytes, mask(0), first.1);
+        _mm256_mask_storeu_epi8(bytes.wrapping_add(32), mask(32), second.1);
     }
 }
 
