@@ -1,0 +1,96 @@
+//! An encoder touches nothing beyond the slices that it is given: each ends at, or begins after, an inaccessible page.
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod memory;
+
+use common::{Bytes, Random, file, geometry, variants};
+use memory::Guarded;
+use tec_edge::{BackEnd, Encoder, Geometry, Image, Options, Output, OutputKind, Outputs};
+
+/// Class, mean, patches and logits, one after the other.
+fn encode(file: &[u8], back_end: BackEnd, options: &Options<'_>, kind: usize, at_end: bool) -> Vec<i16> {
+    let file = Guarded::new(file, 16, at_end);
+    let encoder = Encoder::from_bytes(file.get()).unwrap().with_back_end(back_end);
+    let g = encoder.geometry();
+    let mut random = Random(1);
+    let bytes: Vec<u8> = (0..g.image_len()).map(|_| random.next() as u8).collect();
+    let floats: Vec<f32> = bytes.iter().map(|&b| f32::from(b) / 64.0 - 2.0).collect();
+    let bytes = Guarded::new(&bytes, 1, at_end);
+    let grey = Guarded::new(&bytes.get()[..g.image_size * g.image_size], 1, at_end);
+    let floats = Guarded::new(&floats, 4, at_end);
+    let image = [
+        Image::Pixels(bytes.get()),
+        Image::Grey(grey.get()),
+        Image::Normalized(floats.get()),
+    ][kind];
+    let wanted = Outputs {
+        logits: encoder.header().head.is_some(),
+        ..Outputs::ALL
+    };
+    let scratch = vec![0xA5_u8; encoder.scratch_len_with(options, wanted)];
+    let mut scratch = Guarded::new(&scratch, 16, at_end);
+    let of = |len: usize| Guarded::new(&vec![7_i16; len], 2, at_end);
+    let patches = options.patches.map_or(g.patches(), <[u32]>::len);
+    let (mut class, mut mean, mut rows) = (of(g.dim), of(g.dim), of(patches * g.dim));
+    let mut logits = of(encoder.output_len(OutputKind::Logits));
+    let output = Output {
+        class: Some(class.get_mut()),
+        mean: Some(mean.get_mut()),
+        patches: Some(rows.get_mut()),
+        logits: wanted.logits.then_some(logits.get_mut()),
+    };
+    encoder.encode_with(options, image, scratch.get_mut(), output).unwrap();
+    [class.get(), mean.get(), rows.get(), logits.get()].concat()
+}
+
+#[test]
+fn an_encoder_stays_within_its_slices() {
+    let shaped = |image_size, patch_size, channels, dim, heads, hidden| Geometry {
+        image_size,
+        patch_size,
+        channels,
+        dim,
+        depth: 1,
+        heads,
+        hidden,
+    };
+    let geometries = [
+        geometry(),
+        shaped(5, 5, 1, 1, 1, 1),
+        shaped(6, 2, 1, 24, 6, 7),
+        shaped(14, 2, 3, 20, 1, 70),
+        shaped(12, 3, 3, 80, 1, 130),
+        shaped(20, 4, 3, 66, 3, 65),
+    ];
+    let mut runs = 0;
+    for geometry in geometries {
+        for header in variants(geometry) {
+            let bytes = Bytes::new(&file(&header, 3, false));
+            let all: Vec<u32> = (0..geometry.patches() as u32).collect();
+            for (workers, patches) in [
+                (1, None),
+                (2, None),
+                (3, None),
+                (2, Some(&all[..all.len().div_ceil(2)])),
+            ] {
+                let options = Options { workers, patches };
+                for kind in 0..3 {
+                    let expected = encode(bytes.get(), BackEnd::SCALAR, &options, kind, true);
+                    for back_end in BackEnd::all() {
+                        for at_end in [true, false] {
+                            let got = encode(bytes.get(), back_end, &options, kind, at_end);
+                            assert!(
+                                got == expected,
+                                "{back_end:?}, {geometry:?}, {options:?}, kind {kind}, {at_end}"
+                            );
+                            runs += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    println!("{runs} runs between inaccessible pages");
+}
