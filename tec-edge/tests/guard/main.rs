@@ -94,3 +94,29 @@ fn an_encoder_stays_within_its_slices() {
     }
     println!("{runs} runs between inaccessible pages");
 }
+
+/// Run by the test below, in a process of its own.
+#[test]
+#[ignore = "it dies on purpose"]
+fn reads_outside() {
+    let behind = std::env::var("TEC_TRESPASS").unwrap() == "behind";
+    println!("read: {}", Guarded::new(&[1_u8; 100], 1, behind).trespass(behind));
+}
+
+/// The control: one byte too far ends a process, on either side.
+#[test]
+fn the_pages_stop_a_planted_read() {
+    use std::os::unix::process::ExitStatusExt;
+    for side in ["behind", "before"] {
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "reads_outside", "--nocapture"])
+            .env("TEC_TRESPASS", side)
+            .output()
+            .unwrap();
+        let signal = run.status.signal();
+        assert!(
+            matches!(signal, Some(libc::SIGSEGV | libc::SIGBUS)),
+            "a read {side} the slice: {run:?}"
+        );
+    }
+}

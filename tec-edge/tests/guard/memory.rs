@@ -44,6 +44,17 @@ impl<T: Pod> Guarded<T> {
         unsafe { std::slice::from_raw_parts(self.first, self.len) }
     }
 
+    /// Reads one value just outside, behind the slice or before it: what the page is to stop.
+    pub fn trespass(&self, behind: bool) -> T {
+        let at = if behind {
+            self.first.wrapping_add(self.len)
+        } else {
+            self.first.wrapping_sub(1)
+        };
+        // SAFETY: the address is one of the mapping's, in an inaccessible page: the processor stops the process here.
+        unsafe { at.read_volatile() }
+    }
+
     pub fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: as for `get`, and borrowed by this alone.
         unsafe { std::slice::from_raw_parts_mut(self.first, self.len) }
