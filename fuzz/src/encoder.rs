@@ -2,7 +2,7 @@
 
 use tec_edge::format::{Head, Header, Normalization, SCALES_EPSILON_AT, Section, checksum, file_len, sections, write};
 use tec_edge::panel::pack;
-use tec_edge::{Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Pool, Precision, int4};
+use tec_edge::{BackEnd, Encoder, Error, Geometry, Image, Output, OutputKind, Outputs, Pool, Precision, int4};
 
 use crate::input::{Bytes, Random, Source};
 
@@ -243,6 +243,13 @@ fn check_encoding(encoder: &Encoder<'_>, source: &mut Source<'_>) {
     assert_eq!(result, Ok(()));
     let (result, again) = encode(encoder, image, every, 0xaa, need);
     assert_eq!((result, &again), (Ok(()), &all));
+
+    // Every back end gives the same, and needs no more than it says.
+    for back_end in BackEnd::all() {
+        let encoder = encoder.with_back_end(back_end);
+        let (result, other) = encode(&encoder, image, every, 0x99, encoder.scratch_len(every));
+        assert_eq!((result, &other), (Ok(()), &all), "{}", back_end.name());
+    }
 
     // One byte less is refused, and nothing is written.
     let (result, untouched) = encode(encoder, image, every, 0x77, need - 1);

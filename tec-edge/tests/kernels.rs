@@ -39,8 +39,8 @@ fn linear_layers() {
     let random = &mut Random(1);
     for case in cases(400) {
         let (count, inner, outputs) = (
-            1 + case % 11,
-            random.range(1, 90) as usize,
+            1 + case % 37,
+            random.range(1, 140) as usize,
             random.range(1, 40) as usize,
         );
         let extreme = case % 5 == 0;
@@ -250,7 +250,7 @@ fn weighted_values() {
             };
             (0..len).map(one).collect()
         };
-        let rows = 1 + case % 9;
+        let rows = 1 + case % 35;
         let weights: Vec<i16> = many(rows * tokens, 0, 4095).iter().map(|&w| w as i16).collect();
         let values: Vec<i8> = many(channels * tokens, -128, 127).iter().map(|&v| v as i8).collect();
         let mut panels = vec![0; panel::panels_len(channels, tokens)];

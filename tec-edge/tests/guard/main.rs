@@ -7,7 +7,8 @@ mod memory;
 
 use common::{Bytes, Random, file, geometry, variants};
 use memory::Guarded;
-use tec_edge::{BackEnd, Encoder, Geometry, Image, Options, Output, OutputKind, Outputs};
+use tec_edge::layers::{I32s, Linear, Norm};
+use tec_edge::{BackEnd, Encoder, Geometry, Image, Options, Output, OutputKind, Outputs, Precision, panel};
 
 /// Class, mean, patches and logits, one after the other.
 fn encode(file: &[u8], back_end: BackEnd, options: &Options<'_>, kind: usize, at_end: bool) -> Vec<i16> {
@@ -63,6 +64,8 @@ fn an_encoder_stays_within_its_slices() {
         shaped(14, 2, 3, 20, 1, 70),
         shaped(12, 3, 3, 80, 1, 130),
         shaped(20, 4, 3, 66, 3, 65),
+        // More tokens and channels than a tile of AMX has.
+        shaped(36, 4, 3, 144, 2, 130),
     ];
     let mut runs = 0;
     for geometry in geometries {
@@ -93,6 +96,105 @@ fn an_encoder_stays_within_its_slices() {
         }
     }
     println!("{runs} runs between inaccessible pages");
+}
+
+#[test]
+fn single_calls_stay_within_their_slices() {
+    let mut random = Random(2);
+    for (rows, inner, outputs) in [
+        (1, 1, 1),
+        (3, 5, 17),
+        (16, 64, 16),
+        (17, 70, 33),
+        (33, 128, 20),
+        (40, 200, 5),
+    ] {
+        let mut eight = |len: usize| -> Vec<i8> { (0..len).map(|_| random.next() as i8).collect() };
+        let (activations, weights, values) = (eight(rows * inner), eight(outputs * inner), eight(outputs * inner));
+        let mut panels = vec![0; panel::panels_len(outputs, inner)];
+        panel::pack(&weights, inner, &mut panels);
+        let mut value_panels = vec![0; panel::panels_len(outputs, inner)];
+        panel::pack(&values, inner, &mut value_panels);
+        let mut words = |len: usize, bits: u32| -> Vec<u8> {
+            let word = |_| (random.next() as i32 >> (32 - bits)).to_le_bytes();
+            (0..len).flat_map(word).collect()
+        };
+        let (bias, multiplier) = (words(outputs, 20), words(outputs, 31));
+        let (norm_multiplier, norm_offset) = (words(inner, 31), words(inner, 31));
+        let token: Vec<i16> = (0..inner).map(|_| random.next() as i16).collect();
+        let scores: Vec<i32> = (0..inner).map(|_| random.next() as i32 >> 12).collect();
+        let softmax: Vec<i16> = (0..rows * panel::padded(inner))
+            .map(|i| {
+                if i % panel::padded(inner) < inner {
+                    (random.next() % 4096) as i16
+                } else {
+                    0
+                }
+            })
+            .collect();
+
+        let of_linear = |back_end: BackEnd, at_end| {
+            let panels = Guarded::new(&panels, 1, at_end);
+            let (bias, multiplier) = (Guarded::new(&bias, 1, at_end), Guarded::new(&multiplier, 1, at_end));
+            let layer = Linear {
+                weight: bytemuck::cast_slice(panels.get()),
+                precision: Precision::Int8,
+                inner,
+                bias: I32s::from_bytes(bias.get()),
+                multiplier: I32s::from_bytes(multiplier.get()),
+                shift: 36,
+            };
+            let activations = Guarded::new(&activations, 1, at_end);
+            let mut memory = Guarded::new(&vec![0x5A_u8; layer.memory(rows)], 16, at_end);
+            let mut out = Guarded::new(&vec![7_i16; rows * outputs], 2, at_end);
+            let linear = back_end.linear(&layer, activations.get(), memory.get_mut(), out.get_mut());
+            assert_eq!(linear, Ok(()));
+            out.get().to_vec()
+        };
+        let of_norm = |back_end: BackEnd, at_end| {
+            let (multiplier, offset) = (
+                Guarded::new(&norm_multiplier, 1, at_end),
+                Guarded::new(&norm_offset, 1, at_end),
+            );
+            let norm = Norm {
+                multiplier: I32s::from_bytes(multiplier.get()),
+                offset: I32s::from_bytes(offset.get()),
+                bits: 40,
+                epsilon: 1,
+            };
+            let token = Guarded::new(&token, 2, at_end);
+            let mut memory = Guarded::new(&vec![0x5A_u8; norm.memory(inner)], 16, at_end);
+            let mut out = Guarded::new(&vec![7_i8; inner], 1, at_end);
+            assert_eq!(
+                back_end.norm(&norm, token.get(), memory.get_mut(), out.get_mut()),
+                Ok(())
+            );
+            out.get().to_vec()
+        };
+        let of_softmax = |back_end: BackEnd, at_end| {
+            let scores = Guarded::new(&scores, 4, at_end);
+            let mut weights = Guarded::new(&vec![7_i16; inner], 2, at_end);
+            let sum = back_end.softmax(scores.get(), 1 << 30, 40, weights.get_mut());
+            (sum, weights.get().to_vec())
+        };
+        let of_weighted = |back_end: BackEnd, at_end| {
+            let mut weights = Guarded::new(&softmax, 2, at_end);
+            let values = Guarded::new(&value_panels, 1, at_end);
+            let mut out = Guarded::new(&vec![7_i32; rows * outputs], 4, at_end);
+            back_end.weighted(weights.get_mut(), inner, values.get(), out.get_mut());
+            out.get().to_vec()
+        };
+        for back_end in BackEnd::all() {
+            for at_end in [true, false] {
+                let what = format!("{}, {rows} rows, {inner} inputs", back_end.name());
+                let plain = BackEnd::SCALAR;
+                assert_eq!(of_linear(back_end, at_end), of_linear(plain, at_end), "{what}");
+                assert_eq!(of_norm(back_end, at_end), of_norm(plain, at_end), "{what}");
+                assert_eq!(of_softmax(back_end, at_end), of_softmax(plain, at_end), "{what}");
+                assert_eq!(of_weighted(back_end, at_end), of_weighted(plain, at_end), "{what}");
+            }
+        }
+    }
 }
 
 /// Run by the test below, in a process of its own.

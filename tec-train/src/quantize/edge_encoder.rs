@@ -8,9 +8,13 @@ use tec_edge::{BackEnd, Encoder, Geometry, Image, Options, Output, OutputKind, O
 use crate::model::Pool;
 use crate::{Error, Result};
 
-/// Memory at a 16-byte boundary, as encoder files and scratch memory need it.
+/// A line of most processors' caches, in bytes: encoder files and scratch memory need a 16-byte boundary, and are read fastest from here on.
+const LINE: usize = 64;
+
+/// Memory at a 64-byte boundary, for encoder files and scratch memory.
 pub struct AlignedBytes {
-    memory: Vec<u128>,
+    memory: Vec<u8>,
+    start: usize,
     len: usize,
 }
 
@@ -26,20 +30,19 @@ impl From<&[u8]> for AlignedBytes {
 impl AlignedBytes {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Self {
-        Self {
-            memory: vec![0; len.div_ceil(size_of::<u128>())],
-            len,
-        }
+        let memory = vec![0; len + LINE];
+        let start = memory.as_ptr().align_offset(LINE);
+        Self { memory, start, len }
     }
 
     /// The bytes.
     pub fn get(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.memory)[..self.len]
+        &self.memory[self.start..self.start + self.len]
     }
 
     /// The bytes, to write.
     pub fn get_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.memory)[..self.len]
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 
