@@ -165,6 +165,7 @@ fn formats(header: &Header) {
     used(format::file_len(&header));
     used(Section::matrix(unknown(Section::QkvWeight), &header));
     used(Section::precision(unknown(Section::QkvWeight), &header));
+    used(Section::boundary(unknown(Section::QkvWeight), &header));
     used(Header::classes(&header));
     let fill = |section: Section, block: usize, bytes: &mut [u8]| {
         used((section, block));
