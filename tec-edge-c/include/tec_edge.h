@@ -34,7 +34,7 @@
 /**
  * The version of encoder files that this library reads.
  */
-#define TEC_FILE_VERSION 3
+#define TEC_FILE_VERSION 4
 
 /**
  * Bytes of the longest text that `tec_error_text` writes, with its terminator.
