@@ -51,9 +51,9 @@ fn linear_layers() {
         let (rows, weight) = (eight(count * inner), eight(outputs * inner));
         let mut words = |bits: u32| -> Vec<i32> { (0..outputs).map(|_| number(random, bits) as i32).collect() };
         let (bias, multiplier) = (words(31), words(32));
-        // Every shift, those around a word most often.
+        // Every shift and more, those around a word most often.
         let shift = if case % 2 == 0 {
-            case as u32 / 2 % 63
+            case as u32 / 2 % 100
         } else {
             random.range(30, 34) as u32
         };

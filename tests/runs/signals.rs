@@ -17,8 +17,26 @@ fn send(signal: &str, child: &Child) {
     assert!(sent.success());
 }
 
+/// A shell that starts something in the background may have it ignore Ctrl-C, and what that starts as well: then these tests would wait
+/// for ever.
+fn refuse_where_interrupts_are_ignored() {
+    const INTERRUPT: u32 = 2;
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return;
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    assert!(
+        mask >> (INTERRUPT - 1) & 1 == 0,
+        "SIGINT is ignored here: run this test from a shell's foreground"
+    );
+}
+
 #[test]
 fn a_signal_ends_the_step_and_keeps_it() {
+    refuse_where_interrupts_are_ignored();
     let place = place();
     // Long enough not to be done by the time; checkpoints only at the end of epochs and when told to stop.
     let args = pretrain("--set optimizer.epochs=40");
@@ -59,6 +77,7 @@ fn a_signal_ends_the_step_and_keeps_it() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
+    refuse_where_interrupts_are_ignored();
     let place = place();
     // A step of 4,000 parts would take minutes.
     for number in 0..100 {

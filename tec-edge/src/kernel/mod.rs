@@ -5,6 +5,15 @@
 
 #[cfg(all(feature = "simd", tec_neon))]
 pub(crate) mod aarch64;
+#[cfg(all(
+    feature = "simd",
+    any(
+        tec_neon,
+        target_arch = "x86_64",
+        all(target_arch = "wasm32", target_feature = "simd128")
+    )
+))]
+mod distances;
 #[cfg(all(feature = "simd", tec_dsp))]
 mod dsp;
 #[cfg(all(feature = "simd", tec_mve))]

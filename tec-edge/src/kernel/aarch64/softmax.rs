@@ -5,25 +5,21 @@ use core::arch::aarch64::*;
 use bytemuck::cast;
 use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, softmax_weights};
 
-/// Up to which the distance that gives the last index, times the multiplier, stays below 2^62.
-const MOST_SHIFT: u32 = 50;
+use crate::kernel::distances::Distances;
 
 /// As [`softmax_weights`].
 #[target_feature(enable = "neon")]
 #[inline(never)]
 pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-    if shift > MOST_SHIFT || multiplier <= 0 {
+    let Some(distances) = Distances::new(scores, multiplier, shift) else {
         return softmax_weights(scores, multiplier, shift, weights);
-    }
-    let max = scores.iter().copied().max().unwrap_or(0);
-    // From this distance on the index is the last; no distance is more than i32 holds.
-    let limit = ((EXP_TABLE_LEN as u64) << shift) / multiplier as u64 + 1;
-    let limit = vdupq_n_u32(limit.min(i32::MAX as u64) as u32);
+    };
+    let limit = vdupq_n_u32(distances.limit as u32);
     let drop = vdupq_n_s64(-i64::from(shift));
     let last = vdupq_n_u32(EXP_TABLE_LEN as u32 - 1);
     let multipliers = vdup_n_u32(multiplier as u32);
     let indexes = |scores: [i32; 4]| {
-        let distance = vsubq_u32(vdupq_n_u32(max as u32), cast(scores));
+        let distance = vsubq_u32(vdupq_n_u32(distances.max as u32), cast(scores));
         let distance = vminq_u32(distance, limit);
         let first = vrshlq_u64(vmull_u32(vget_low_u32(distance), multipliers), drop);
         let second = vrshlq_u64(vmull_u32(vget_high_u32(distance), multipliers), drop);
@@ -38,11 +34,5 @@ pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut
             sum += *slot as u32;
         }
     }
-    for (slot, &score) in rest_slots.iter_mut().zip(rest) {
-        let pair = &mut [0; 2];
-        softmax_weights(&[max, score], multiplier, shift, pair);
-        *slot = pair[1];
-        sum += *slot as u32;
-    }
-    sum
+    sum + distances.rest(rest, rest_slots)
 }

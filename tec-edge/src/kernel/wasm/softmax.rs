@@ -6,25 +6,20 @@ use bytemuck::cast;
 use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, softmax_weights};
 
 use super::norm::lower_words;
-
-/// Up to which the distance that gives the last index, times the multiplier, stays below 2^62.
-const MOST_SHIFT: u32 = 50;
+use crate::kernel::distances::Distances;
 
 /// As [`softmax_weights`].
 #[inline(never)]
 pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-    if shift > MOST_SHIFT || multiplier <= 0 {
+    let Some(distances) = Distances::new(scores, multiplier, shift) else {
         return softmax_weights(scores, multiplier, shift, weights);
-    }
-    let max = scores.iter().copied().max().unwrap_or(0);
-    // From this distance on the index is the last; no distance is more than i32 holds.
-    let limit = ((EXP_TABLE_LEN as u64) << shift) / multiplier as u64 + 1;
-    let limit = u32x4_splat(limit.min(i32::MAX as u64) as u32);
-    let half = i64x2_splat(if shift == 0 { 0 } else { 1 << (shift - 1) });
+    };
+    let limit = u32x4_splat(distances.limit as u32);
+    let half = i64x2_splat(distances.half);
     let last = u32x4_splat(EXP_TABLE_LEN as u32 - 1);
     let multipliers = i32x4_splat(multiplier);
     let indexes = |scores: [i32; 4]| {
-        let distance = u32x4_min(i32x4_sub(i32x4_splat(max), cast(scores)), limit);
+        let distance = u32x4_min(i32x4_sub(i32x4_splat(distances.max), cast(scores)), limit);
         let scaled = |product| u64x2_shr(i64x2_add(product, half), shift);
         let index = lower_words(
             scaled(u64x2_extmul_low_u32x4(distance, multipliers)),
@@ -41,11 +36,5 @@ pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut
             sum += *slot as u32;
         }
     }
-    for (slot, &score) in rest_slots.iter_mut().zip(rest) {
-        let pair = &mut [0; 2];
-        softmax_weights(&[max, score], multiplier, shift, pair);
-        *slot = pair[1];
-        sum += *slot as u32;
-    }
-    sum
+    sum + distances.rest(rest, rest_slots)
 }

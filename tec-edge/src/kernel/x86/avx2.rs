@@ -5,6 +5,7 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 use tec_core::integer::{EXP_TABLE, EXP_TABLE_LEN, NormRow, softmax_weights};
 
+use crate::kernel::distances::Distances;
 use crate::kernel::{Kernel, Lanes, Needs, Scalar, Work, narrow, rows};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
@@ -110,7 +111,7 @@ impl Kernel for Avx2 {
         shift: u32,
         values: &mut [Lanes<i16>],
     ) {
-        if shift < 32 {
+        if !(32..=62).contains(&shift) {
             return Scalar.requantize(sums, bias, multiplier, shift, values);
         }
         // SAFETY: the value of this type proves that the processor has AVX2.
@@ -124,11 +125,11 @@ impl Kernel for Avx2 {
 
     #[inline(always)]
     fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-        if shift > MOST_SOFTMAX_SHIFT || multiplier <= 0 {
+        let Some(distances) = Distances::new(scores, multiplier, shift) else {
             return softmax_weights(scores, multiplier, shift, weights);
-        }
+        };
         // SAFETY: the value of this type proves that the processor has AVX2.
-        unsafe { softmax(scores, multiplier, shift, weights) }
+        unsafe { softmax(&distances, scores, weights) }
     }
 }
 
@@ -315,20 +316,14 @@ pub(super) fn scalar_norm<T: From<i8>>(row: &NormRow, norm: &Norm<'_>, token: &[
     });
 }
 
-/// Up to which the distance that gives the last index, times the multiplier, stays below 2^62.
-pub(super) const MOST_SOFTMAX_SHIFT: u32 = 50;
-
 #[target_feature(enable = "avx2")]
-fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-    let max = scores.iter().copied().fold(i32::MIN, i32::max);
-    // From this distance on the index is the last.
-    let limit = ((EXP_TABLE_LEN as u64) << shift) / multiplier as u64 + 1;
-    let limit = _mm256_set1_epi32(limit.min(i32::MAX as u64) as i32);
-    let half = _mm256_set1_epi64x(if shift == 0 { 0 } else { 1 << (shift - 1) });
-    let shift_count = _mm_cvtsi32_si128(shift as i32);
-    let multiplier_words = _mm256_set1_epi64x(multiplier.into());
+fn softmax(distances: &Distances, scores: &[i32], weights: &mut [i16]) -> u32 {
+    let limit = _mm256_set1_epi32(distances.limit);
+    let half = _mm256_set1_epi64x(distances.half);
+    let shift_count = _mm_cvtsi32_si128(distances.shift as i32);
+    let multiplier_words = _mm256_set1_epi64x(distances.multiplier.into());
     let last = _mm256_set1_epi32(EXP_TABLE_LEN as i32 - 1);
-    let maxima = _mm256_set1_epi32(max);
+    let maxima = _mm256_set1_epi32(distances.max);
     let (eights, rest) = scores.as_chunks::<8>();
     let (slots, rest_slots) = weights.split_at_mut((eights.len() * 8).min(weights.len()));
     let mut sum = 0;
@@ -349,11 +344,5 @@ fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> 
             sum += *slot as u32;
         }
     }
-    for (slot, &score) in rest_slots.iter_mut().zip(rest) {
-        let pair = &mut [0; 2];
-        softmax_weights(&[max, score], multiplier, shift, pair);
-        *slot = pair[1];
-        sum += *slot as u32;
-    }
-    sum
+    sum + distances.rest(rest, rest_slots)
 }

@@ -7,7 +7,8 @@ use core::arch::x86_64::*;
 use bytemuck::cast;
 use tec_core::integer::{GELU_TABLE_LEN, WeightedMean, softmax_weights};
 
-use super::{Avx2, avx2, vnni};
+use super::{Avx2, vnni};
+use crate::kernel::distances::Distances;
 use crate::kernel::{Kernel, Lanes, Needs, Scalar, Work};
 use crate::layers::Norm;
 use crate::panel::{PANEL, QUAD};
@@ -123,7 +124,7 @@ impl Kernel for Avx512 {
         shift: u32,
         values: &mut [Lanes<i16>],
     ) {
-        if shift < 32 {
+        if !(32..=62).contains(&shift) {
             return Scalar.requantize(sums, bias, multiplier, shift, values);
         }
         // SAFETY: the value of this type proves that the processor has the instructions.
@@ -138,11 +139,11 @@ impl Kernel for Avx512 {
 
     #[inline(always)]
     fn softmax(self, scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-        if shift > avx2::MOST_SOFTMAX_SHIFT || multiplier <= 0 {
+        let Some(distances) = Distances::new(scores, multiplier, shift) else {
             return softmax_weights(scores, multiplier, shift, weights);
-        }
+        };
         // SAFETY: the value of this type proves that the processor has the instructions.
-        unsafe { values::softmax(scores, multiplier, shift, weights) }
+        unsafe { values::softmax(&distances, scores, weights) }
     }
 
     #[inline(always)]

@@ -3,10 +3,9 @@
 use core::arch::x86_64::*;
 
 use bytemuck::cast;
-use tec_core::integer::{
-    EXP_STEPS_PER_UNIT, EXP_TABLE_LEN, GELU_TABLE_LEN, NormRow, WEIGHT_MAX, WeightedMean, softmax_weights,
-};
+use tec_core::integer::{EXP_STEPS_PER_UNIT, EXP_TABLE_LEN, GELU_TABLE_LEN, NormRow, WEIGHT_MAX, WeightedMean};
 
+use crate::kernel::distances::Distances;
 use crate::kernel::x86::avx2;
 use crate::kernel::{Lanes, narrow::Words};
 use crate::layers::Norm;
@@ -190,20 +189,16 @@ fn root(value: u64) -> u32 {
     }
 }
 
-/// The table's entries, computed: an f32 comes nearer to every entry than that is to a tie. `multiplier` is positive, and its product with
-/// the distance that gives the last index below 2^62.
+/// The table's entries, computed: an f32 comes nearer to every entry than that is to a tie.
 #[target_feature(enable = "avx512f,avx512vl")]
 #[inline]
-pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut [i16]) -> u32 {
-    let max = scores.iter().copied().fold(i32::MIN, i32::max);
-    // From this distance on the index is the last.
-    let limit = ((EXP_TABLE_LEN as u64) << shift) / multiplier as u64 + 1;
-    let limit = _mm512_set1_epi32(limit.min(i32::MAX as u64) as i32);
-    let half = _mm512_set1_epi64(if shift == 0 { 0 } else { 1 << (shift - 1) });
-    let drop = _mm_cvtsi32_si128(shift as i32);
-    let multiplier_words = _mm512_set1_epi64(multiplier.into());
+pub(super) fn softmax(distances: &Distances, scores: &[i32], weights: &mut [i16]) -> u32 {
+    let limit = _mm512_set1_epi32(distances.limit);
+    let half = _mm512_set1_epi64(distances.half);
+    let drop = _mm_cvtsi32_si128(distances.shift as i32);
+    let multiplier_words = _mm512_set1_epi64(distances.multiplier.into());
     let last = _mm512_set1_epi32(EXP_TABLE_LEN as i32 - 1);
-    let maxima = _mm512_set1_epi32(max);
+    let maxima = _mm512_set1_epi32(distances.max);
     let (vectors, rest) = scores.as_chunks::<PANEL>();
     let (slots, rest_slots) = weights.split_at_mut((vectors.len() * PANEL).min(weights.len()));
     let mut sums = _mm512_setzero_si512();
@@ -220,14 +215,8 @@ pub(super) fn softmax(scores: &[i32], multiplier: i32, shift: u32, weights: &mut
         sums = _mm512_add_epi32(sums, found);
         *slots = cast(_mm512_cvtepi32_epi16(found));
     }
-    let mut sum = _mm512_reduce_add_epi32(sums) as u32;
-    for (slot, &score) in rest_slots.iter_mut().zip(rest) {
-        let pair = &mut [0; 2];
-        softmax_weights(&[max, score], multiplier, shift, pair);
-        *slot = pair[1];
-        sum += *slot as u32;
-    }
-    sum
+    let sum = _mm512_reduce_add_epi32(sums) as u32;
+    sum + distances.rest(rest, rest_slots)
 }
 
 /// `round(4095 · exp(-index / 64))` for indices of the table.
